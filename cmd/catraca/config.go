@@ -1,0 +1,190 @@
+package main
+
+import (
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/catraca/catraca/tenancy"
+)
+
+// Config is every setting there is; this file is the one text about them. All come from the environment, so that a
+// sidecar needs no file: an empty variable counts as not set, and each secret can also be read from a file, by the same
+// name with _FILE behind it (one line break at its end is dropped; to set both is a mistake). Sizes are written as
+// 33554432, 32MiB or 4GiB, times as 500ms, 25s or 10m.
+//
+// Two shapes follow from what is set. With neither CATRACA_DATABASE_URL nor CATRACA_REDIS_URL Catraca is embedded: it
+// keeps everything in CATRACA_DATA_DIR and makes the secrets it lacks. With both it is the real thing and makes up nothing.
+type Config struct {
+	// Listen is the address, host:port, where OpenAI clients connect. Default 127.0.0.1:8080, which only programs
+	// on the same machine or in the same pod can reach. Change it to :8080 when others are to reach it over the network.
+	Listen string `env:"CATRACA_LISTEN" envDefault:"127.0.0.1:8080"`
+
+	// AdminListen is the address, host:port, of the admin API, /metrics, /healthz and /readyz. Default 127.0.0.1:8081.
+	// Change the host when Prometheus or the kubelet ask from outside; who can reach it still needs the admin token
+	// for the API, and nothing for the other three.
+	AdminListen string `env:"CATRACA_ADMIN_LISTEN" envDefault:"127.0.0.1:8081"`
+
+	// AdminURL is where `catraca tenant`, `key`, `model` and `usage` find the admin API. No default: without it the
+	// address of CATRACA_ADMIN_LISTEN is asked, over http. Change it to administer another machine.
+	AdminURL string `env:"CATRACA_ADMIN_URL"`
+
+	// DataDir holds the spool of calls that are not in the ledger yet, and when embedded the SQLite database and the
+	// generated secrets. Default ./data. It must survive a restart: whatever is in the spool is money not yet booked.
+	DataDir string `env:"CATRACA_DATA_DIR" envDefault:"./data"`
+
+	// DatabaseURL is Postgres 14 or newer, as postgres://user:password@host:5432/database. No default: embedded. Set
+	// it together with CATRACA_REDIS_URL when more than one process is to share tenants and usage.
+	DatabaseURL SecretURL `env:"CATRACA_DATABASE_URL"`
+
+	// RedisURL is Redis or Valkey 7 or newer, as redis://user:password@host:6379/0 (rediss:// for TLS). A cluster is
+	// redis://host:6379?addr=host2:6379, Sentinel is redis://host:26379/0?master_name=name. No default: embedded.
+	RedisURL SecretURL `env:"CATRACA_REDIS_URL"`
+
+	// ControlURL is where a sidecar without a database finds its control plane. No default. This version has only
+	// `serve`, which is both planes in one process, so that setting it is a mistake and said at start.
+	ControlURL string `env:"CATRACA_CONTROL_URL"`
+
+	// SidecarToken is the credential a sidecar shows to its control plane. No default; it goes with CATRACA_CONTROL_URL.
+	SidecarToken Secret `env:"CATRACA_SIDECAR_TOKEN"`
+
+	// MasterKey wraps the stored secrets and keys the pseudonyms of phone numbers. It is a list of 32-byte keys in
+	// base64 or hex, newest first, separated by commas: put a new one in front to rotate. Default when embedded: made
+	// at the first start and kept in the data directory as master-key. Else required. Make one: openssl rand -base64 32
+	MasterKey Secret `env:"CATRACA_MASTER_KEY"`
+
+	// AdminToken is what the admin API wants as its bearer token, at least 16 characters. Default when embedded: made
+	// at the first start and kept in the data directory as admin-token. Else required. Make one: openssl rand -hex 24
+	AdminToken Secret `env:"CATRACA_ADMIN_TOKEN"`
+
+	// TrustClientID lets a caller say who it is with X-Client-Id alone, with no key. Default false. Switch it on in a
+	// sidecar whose only caller is the application beside it; on a listener that others reach it needs CATRACA_CALLER_TOKEN.
+	TrustClientID bool `env:"CATRACA_TRUST_CLIENT_ID" envDefault:"false"`
+
+	// CallerToken is what a caller that uses X-Client-Id must send as X-Catraca-Token, at least 16 characters. No
+	// default: on a loopback listener nothing more is asked.
+	CallerToken Secret `env:"CATRACA_CALLER_TOKEN"`
+
+	// TimeZone is the IANA zone that a tenant gets when it is created without one; its days and months begin there.
+	// Default America/Sao_Paulo. Change it when most of your clients live elsewhere. It changes no existing tenant.
+	TimeZone string `env:"CATRACA_TIME_ZONE" envDefault:"America/Sao_Paulo"`
+
+	// UnknownModelPolicy says what happens to a model that the registry does not know: refuse answers 404, meter
+	// forwards it, counts its tokens and marks its cost unknown. Default refuse, because what has no price escapes
+	// every budget in money. A tenant's own setting comes first.
+	UnknownModelPolicy tenancy.Policy `env:"CATRACA_UNKNOWN_MODEL_POLICY" envDefault:"refuse"`
+
+	// MaxBodyBytes is the largest request body that is taken; a larger one gets 413. Default 32MiB, enough for a
+	// dozen photos in base64. Raise it for long audio, lower it when memory is short: a body is held while it is sent.
+	MaxBodyBytes Bytes `env:"CATRACA_MAX_BODY_BYTES" envDefault:"32MiB"`
+
+	// SpoolMaxBytes bounds the spool on disk; when it is full, new calls are refused with 503, because a call that
+	// cannot be remembered must not be made. Default 4GiB, about four million calls that wait for a ledger.
+	SpoolMaxBytes Bytes `env:"CATRACA_SPOOL_MAX_BYTES" envDefault:"4GiB"`
+
+	// DrainTimeout is how long a stop waits for calls under way before it cuts them. Default 25s, five less than the
+	// 30 seconds Kubernetes gives before it kills. Raise both together where answers take minutes.
+	DrainTimeout time.Duration `env:"CATRACA_DRAIN_TIMEOUT" envDefault:"25s"`
+
+	// ConnectTimeout bounds connecting to an upstream, TLS included. Default 5s; raise it on slow networks only.
+	ConnectTimeout time.Duration `env:"CATRACA_CONNECT_TIMEOUT" envDefault:"5s"`
+
+	// FirstByteTimeout bounds the wait for an upstream's first byte after the request was sent. Default 10m, the
+	// time-out of OpenAI's own clients: a reasoning model answers a plain request after minutes of silence.
+	FirstByteTimeout time.Duration `env:"CATRACA_FIRST_BYTE_TIMEOUT" envDefault:"10m"`
+
+	// IdleTimeout bounds the silence between two pieces of an answer. Default 10m, so that it only ever ends streams
+	// that are dead: pauses of minutes inside a living one are normal.
+	IdleTimeout time.Duration `env:"CATRACA_IDLE_TIMEOUT" envDefault:"10m"`
+
+	// LogLevel is the least that is logged: debug, info, warn or error. Default info. No level logs prompts, keys or
+	// phone numbers.
+	LogLevel slog.Level `env:"CATRACA_LOG_LEVEL" envDefault:"info"`
+
+	// EnableGateway is the first of the levels that decide between the AI gateway and the providers themselves; the
+	// tenant's use_ai_gateway is the second. Default true. Set it to false to send everything straight to the providers.
+	EnableGateway bool `env:"ENABLE_AI_GATEWAY" envDefault:"true"`
+
+	// GatewayKey is the one shared key of the Vercel AI Gateway, vck_…. No default: without it nothing can go
+	// through the gateway.
+	GatewayKey Secret `env:"AI_GATEWAY_API_KEY"`
+
+	// GatewayBaseURL is the gateway's address up to and including /v1. Default the public one. Change it to point at
+	// `catraca simulate` (http://127.0.0.1:8090/v1).
+	GatewayBaseURL string `env:"AI_GATEWAY_BASE_URL" envDefault:"https://ai-gateway.vercel.sh/v1"`
+
+	// OpenAIKey is the shared key for calls straight to OpenAI. No default: without it no call goes there directly.
+	OpenAIKey Secret `env:"OPENAI_API_KEY"`
+
+	// OpenAIBaseURL is OpenAI's address. Default the public one. Beware of a shell in which clients were already
+	// pointed at Catraca with this very variable: a base URL that is Catraca's own listener is refused at start.
+	OpenAIBaseURL string `env:"OPENAI_BASE_URL" envDefault:"https://api.openai.com/v1"`
+
+	// GroqKey is the shared key for calls straight to Groq. No default: without it no call goes there directly.
+	GroqKey Secret `env:"GROQ_API_KEY"`
+
+	// GroqBaseURL is Groq's OpenAI-compatible address. Default the public one.
+	GroqBaseURL string `env:"GROQ_BASE_URL" envDefault:"https://api.groq.com/openai/v1"`
+
+	// AnthropicKey is the shared key for calls straight to Anthropic. No default: without it no call goes there directly.
+	AnthropicKey Secret `env:"ANTHROPIC_API_KEY"`
+
+	// AnthropicBaseURL is Anthropic's OpenAI-compatible address. Default the public one.
+	AnthropicBaseURL string `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com/v1"`
+
+	// GoogleKey is the shared key for calls straight to Gemini. No default: without it no call goes there directly.
+	GoogleKey Secret `env:"GOOGLE_API_KEY"`
+
+	// GoogleBaseURL is Gemini's OpenAI-compatible address. Default the public one.
+	GoogleBaseURL string `env:"GOOGLE_BASE_URL" envDefault:"https://generativelanguage.googleapis.com/v1beta/openai"`
+
+	// ExchangeRateURL answers with today's reais for one dollar, in open.er-api.com's form; it is asked when PTAX has
+	// nothing. Default the public one. Change it to reach it through a mirror.
+	ExchangeRateURL string `env:"CATRACA_EXCHANGE_RATE_URL" envDefault:"https://open.er-api.com/v6/latest/USD"`
+
+	// PTAXURL is the root of the central bank's PTAX service, the rate that is booked. Default the public one. Change
+	// it to reach it through a mirror.
+	PTAXURL string `env:"CATRACA_PTAX_URL" envDefault:"https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"`
+
+	// origin says for each variable that was set where its value is from, for `catraca check`.
+	origin map[string]string
+}
+
+// Embedded says that everything lives in the data directory: SQLite, the queue in process, no server beside this one.
+func (c *Config) Embedded() bool { return !c.DatabaseURL.IsSet() && !c.RedisURL.IsSet() }
+
+// Provider is an upstream that can be called directly, with the names of its variables.
+type Provider struct {
+	Name    string // as in the model registry
+	Key     Secret
+	KeyVar  string
+	BaseURL string
+	BaseVar string
+}
+
+// Gateway is the AI gateway as an upstream.
+func (c *Config) Gateway() Provider {
+	return Provider{"gateway", c.GatewayKey, "AI_GATEWAY_API_KEY", c.GatewayBaseURL, "AI_GATEWAY_BASE_URL"}
+}
+
+// Providers lists the upstreams of the direct route, whether they have a key or not.
+func (c *Config) Providers() []Provider {
+	return []Provider{
+		{"openai", c.OpenAIKey, "OPENAI_API_KEY", c.OpenAIBaseURL, "OPENAI_BASE_URL"},
+		{"groq", c.GroqKey, "GROQ_API_KEY", c.GroqBaseURL, "GROQ_BASE_URL"},
+		{"anthropic", c.AnthropicKey, "ANTHROPIC_API_KEY", c.AnthropicBaseURL, "ANTHROPIC_BASE_URL"},
+		{"google", c.GoogleKey, "GOOGLE_API_KEY", c.GoogleBaseURL, "GOOGLE_BASE_URL"},
+	}
+}
+
+// SQLitePath is the embedded database.
+func (c *Config) SQLitePath() string { return filepath.Join(c.DataDir, "catraca.db") }
+
+// SpoolDir is where calls wait for the ledger.
+func (c *Config) SpoolDir() string { return filepath.Join(c.DataDir, "spool") }
+
+// AdminTokenPath is where an embedded Catraca keeps the admin token it made, and where the admin client finds it.
+func (c *Config) AdminTokenPath() string { return filepath.Join(c.DataDir, "admin-token") }
+
+// MasterKeyPath is where an embedded Catraca keeps the master key it made.
+func (c *Config) MasterKeyPath() string { return filepath.Join(c.DataDir, "master-key") }

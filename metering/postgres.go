@@ -1,0 +1,274 @@
+package metering
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Postgres is the ledger, the registry and the rates in Postgres 14 or newer.
+type Postgres struct {
+	pool   *pgxpool.Pool
+	record string // SQL
+	shards shardLocks
+}
+
+var _ Ledger = (*Postgres)(nil)
+
+// NewPostgres uses a pool whose database has been migrated. The pool stays its owner's to close.
+func NewPostgres(pool *pgxpool.Pool) *Postgres {
+	return &Postgres{pool: pool, record: recordSQL()}
+}
+
+// pgArray is a column's type as the parameter of unnest, and what makes a column's value of an element of it.
+func pgArray(c logColumn) (typ, value string) {
+	x := "x." + c.name
+	switch c.kind {
+	case asOptional:
+		return "text", "nullif(" + x + ", '')"
+	case asDocument:
+		return "text", "nullif(" + x + ", '')::jsonb"
+	case asNumber:
+		return "int8", x
+	case asFlag:
+		return "bool", x
+	case asInstant:
+		return "timestamptz", x
+	case asDay:
+		return "date", x
+	case asID:
+		return "uuid", x
+	case asIDOrNil:
+		return "uuid", "nullif(" + x + ", '00000000-0000-0000-0000-000000000000')"
+	case asAmount:
+		return "int8", x + " * 0.000000000001"
+	case asRate:
+		return "int8", "nullif(" + x + ", 0) * 0.00000001"
+	default:
+		return "text", x
+	}
+}
+
+// recordSQL writes a batch and its roll-ups in one statement: only what the log took flows on into the sums. What the
+// producers' watermark has is left out as well, because the partition that would know it may be gone.
+//
+// Both inserts are ordered by their keys, so that two workers take locks in the same order.
+func recordSQL() string {
+	var arrays, values, added []string
+	for i, c := range logColumns {
+		typ, value := pgArray(c)
+		arrays = append(arrays, "$"+strconv.Itoa(i+1)+"::"+typ+"[]")
+		values = append(values, value)
+	}
+	names := make([]string, 0, len(rollupSums))
+	exprs := make([]string, 0, len(rollupSums))
+	for _, s := range rollupSums {
+		names = append(names, s.name)
+		exprs = append(exprs, s.of)
+		added = append(added, s.name+" = u."+s.name+" + excluded."+s.name)
+	}
+	return `WITH ins AS (
+	INSERT INTO gateway_usage_logs (` + columnNames() + `)
+	SELECT ` + strings.Join(values, ", ") + `
+	FROM unnest(` + strings.Join(arrays, ", ") + `) AS x (` + columnNames() + `)
+	LEFT JOIN producers p ON p.incarnation = x.incarnation
+	WHERE p.received IS NULL OR NOT p.received @> x.seq
+	ORDER BY x.client_id, x.created_at, x.incarnation, x.seq
+	ON CONFLICT DO NOTHING
+	RETURNING *
+)
+INSERT INTO usage_rollups AS u (client_id, hour, model_registry_id, model_name, provider, route, endpoint, ` +
+		strings.Join(names, ", ") + `, cost_usd, cost_brl)
+SELECT client_id, date_trunc('hour', created_at, 'UTC') AS hour,
+	coalesce(model_registry_id, '00000000-0000-0000-0000-000000000000') AS model_registry_id, model_name, provider, route, endpoint,
+	` + strings.Join(exprs, ", ") + `, coalesce(sum(cost_usd), 0), coalesce(sum(cost_brl), 0)
+FROM ins GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
+ON CONFLICT (client_id, hour, model_registry_id, model_name, provider, route, endpoint) DO UPDATE SET
+	` + strings.Join(added, ", ") + `, cost_usd = u.cost_usd + excluded.cost_usd, cost_brl = u.cost_brl + excluded.cost_brl`
+}
+
+const receiveSQL = `INSERT INTO producers AS p (incarnation, received)
+SELECT * FROM unnest($1::int8[], $2::text[]::int8multirange[]) ORDER BY 1
+ON CONFLICT (incarnation) DO UPDATE SET received = p.received + excluded.received, last_seen = now()`
+
+// Record writes a batch: log, roll-ups and watermark in one transaction. See Ledger.
+func (p *Postgres) Record(ctx context.Context, batch []Event) error {
+	rows, err := newLogRows(batch)
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	args := make([]any, len(logColumns))
+	for i, c := range logColumns {
+		args[i] = columnArray(c, rows)
+	}
+	incarnations, received := receivedOf(rows)
+	err = p.retry(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, p.record, args...); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, receiveSQL, incarnations, received)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record %d events: %w", len(rows), permanent(err))
+	}
+	return nil
+}
+
+// columnArray is one column of all rows.
+func columnArray(c logColumn, rows []logRow) any {
+	switch c.at(&rows[0]).(type) {
+	case *string:
+		return collect(c, rows, func(v *string) string { return *v })
+	case *int64:
+		return collect(c, rows, func(v *int64) int64 { return *v })
+	case *bool:
+		return collect(c, rows, func(v *bool) bool { return *v })
+	case *uuid.UUID:
+		return collect(c, rows, func(v *uuid.UUID) uuid.UUID { return *v })
+	case *time.Time:
+		return collect(c, rows, func(v *time.Time) *time.Time {
+			if v.IsZero() {
+				return nil
+			}
+			return v
+		})
+	case *nullInt64:
+		return collect(c, rows, func(v *nullInt64) *int64 {
+			if !v.Valid {
+				return nil
+			}
+			return &v.V
+		})
+	default:
+		panic("BUG: column " + c.name + " has a type that no store knows")
+	}
+}
+
+func collect[From, To any](c logColumn, rows []logRow, value func(*From) To) []To {
+	all := make([]To, len(rows))
+	for i := range rows {
+		all[i] = value(c.at(&rows[i]).(*From))
+	}
+	return all
+}
+
+// receivedOf lists the incarnations of a batch, and what it has of each as a multirange.
+func receivedOf(rows []logRow) (incarnations []int64, received []string) {
+	seqs := map[int64][]int64{}
+	for i := range rows {
+		r := &rows[i]
+		seqs[r.incarnation] = append(seqs[r.incarnation], r.seq)
+	}
+	for incarnation, all := range seqs {
+		slices.Sort(all)
+		var ranges Ranges
+		for _, seq := range all {
+			ranges = ranges.Add(uint64(seq))
+		}
+		incarnations = append(incarnations, incarnation)
+		received = append(received, multirange(ranges))
+	}
+	return incarnations, received
+}
+
+// multirange writes a set as Postgres reads it.
+func multirange(ranges Ranges) string {
+	b := []byte{'{'}
+	for i, r := range ranges {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, "[%d,%d]", r[0], r[1])
+	}
+	return string(append(b, '}'))
+}
+
+// retry runs a transaction, and again when Postgres broke it off so that another could go on.
+func (p *Postgres) retry(ctx context.Context, do func(pgx.Tx) error) error {
+	for try := 1; ; try++ {
+		err := pgx.BeginFunc(ctx, p.pool, do)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "40P01" && pg.Code != "40001" || try == 8 {
+			return err
+		}
+		wait := time.Duration(1+rand.IntN(10<<min(try, 5))) * time.Millisecond
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// permanent marks what Postgres will refuse for ever: bad data (class 22) and broken constraints (class 23).
+func permanent(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23")) {
+		return fmt.Errorf("%w: %w", ErrUnrecordable, err)
+	}
+	return err
+}
+
+// Received is the watermark of an incarnation. See Ledger.
+func (p *Postgres) Received(ctx context.Context, incarnation uint64) (Ranges, error) {
+	rows, err := p.pool.Query(ctx, `SELECT lower(r), upper(r) - 1 FROM producers, unnest(received) AS r
+WHERE incarnation = $1 ORDER BY 1`, int64(incarnation))
+	if err != nil {
+		return nil, fmt.Errorf("read the watermark: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) ([2]uint64, error) {
+		var first, last int64
+		err := row.Scan(&first, &last)
+		return [2]uint64{uint64(first), uint64(last)}, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the watermark: %w", err)
+	}
+	return Ranges(all), nil
+}
+
+// DeadLetter keeps what can never be recorded. The same letter again changes nothing, nor does one whose event is in
+// the log after all. See Ledger.
+func (p *Postgres) DeadLetter(ctx context.Context, raw []byte, ev Event, reason string) error {
+	l := newDeadLetter(raw, ev, reason)
+	err := p.retry(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO dead_letters
+	(incarnation, seq, digest, raw, reason, client_id, total_tokens, cost_usd, cost_brl)
+SELECT $1::int8, $2::int8, $3, $4, $5, nullif($6::uuid, '00000000-0000-0000-0000-000000000000'), $7, $8::int8 * 0.000000000001, $9::int8 * 0.000000000001
+WHERE $2::int8 = 0 OR NOT EXISTS (SELECT FROM producers WHERE incarnation = $1::int8 AND received @> $2::int8)
+ON CONFLICT DO NOTHING`,
+			l.incarnation, l.seq, l.digest, l.raw, l.reason, l.client, l.tokens, l.usd, l.brl)
+		if err != nil || l.seq == 0 {
+			return err
+		}
+		_, err = tx.Exec(ctx, receiveSQL, []int64{l.incarnation}, []string{multirange(Ranges{{uint64(l.seq), uint64(l.seq)}})})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("keep a dead letter: %w", err)
+	}
+	return nil
+}
+
+// MakePartitions makes the log's partitions for the month of now and the given number of months after it, and says how
+// many were missing. Run it daily; a month that nobody made costs nothing but a move later.
+func (p *Postgres) MakePartitions(ctx context.Context, now time.Time, ahead int) (made int, err error) {
+	err = p.retry(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, "SELECT catraca_make_usage_partitions($1, $2)", now, ahead+1).Scan(&made)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("make partitions of the usage log: %w", err)
+	}
+	return made, nil
+}

@@ -1,0 +1,182 @@
+package metering
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// pgWhere collects conditions and their arguments.
+type pgWhere struct {
+	conditions []string
+	args       []any
+}
+
+// and adds a condition; each ? in it is the next of args.
+func (w *pgWhere) and(condition string, args ...any) {
+	for _, arg := range args {
+		w.args = append(w.args, arg)
+		condition = strings.Replace(condition, "?", "$"+strconv.Itoa(len(w.args)), 1)
+	}
+	w.conditions = append(w.conditions, condition)
+}
+
+func (w *pgWhere) String() string {
+	if len(w.conditions) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(w.conditions, " AND ")
+}
+
+// pgRead is how a column of the log is selected, so that it fits the field it is for.
+func pgRead(c logColumn) string {
+	switch c.kind {
+	case asOptional:
+		return "coalesce(" + c.name + ", '')"
+	case asDocument:
+		return "coalesce(" + c.name + "::text, '')"
+	case asDay:
+		return "coalesce(" + c.name + ", '0001-01-01')"
+	case asIDOrNil:
+		return "coalesce(" + c.name + ", '00000000-0000-0000-0000-000000000000')"
+	case asAmount:
+		return "(" + c.name + " * 1000000000000)::int8"
+	case asRate:
+		return "coalesce((" + c.name + " * 100000000)::int8, 0)"
+	default:
+		return c.name
+	}
+}
+
+// Usage answers a query: sums from the roll-ups and the newest calls from the log.
+func (p *Postgres) Usage(ctx context.Context, q UsageQuery) (UsageReport, error) {
+	plan, err := q.plan()
+	if err != nil {
+		return UsageReport{}, err
+	}
+	var report UsageReport
+	if report.Groups, report.Total, err = p.sums(ctx, plan, false); err != nil {
+		return UsageReport{}, err
+	}
+	rows, err := p.logRows(ctx, plan)
+	if err != nil {
+		return UsageReport{}, err
+	}
+	report.Rows, report.Next = plan.page(rows)
+	return report, nil
+}
+
+// UsageFromLog gives the sums of Usage, added up from the log itself: what an audit compares the roll-ups with.
+func (p *Postgres) UsageFromLog(ctx context.Context, q UsageQuery) (groups []UsageGroup, total Totals, err error) {
+	plan, err := q.plan()
+	if err != nil {
+		return nil, Totals{}, err
+	}
+	return p.sums(ctx, plan, true)
+}
+
+func (p *Postgres) sums(ctx context.Context, plan *usagePlan, fromLog bool) ([]UsageGroup, Totals, error) {
+	var where pgWhere
+	column := "u.hour"
+	if fromLog {
+		column = "created_at"
+	}
+	if plan.ClientID != uuid.Nil {
+		where.and("client_id = ?", plan.ClientID)
+	}
+	from, to := plan.hourRange()
+	if !from.IsZero() {
+		where.and(column+" >= ?", from)
+	}
+	if !to.IsZero() {
+		where.and(column+" < ?", to)
+	}
+	source := "usage_rollups u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id" + where.String()
+	if fromLog {
+		source = "(SELECT client_id, date_trunc('hour', created_at, 'UTC') AS hour, model_registry_id, model_name, provider, route, endpoint"
+		for _, s := range rollupSums {
+			source += ", " + s.of + " AS " + s.name
+		}
+		source += ", sum(cost_usd) AS cost_usd, sum(cost_brl) AS cost_brl FROM gateway_usage_logs" + where.String() +
+			" GROUP BY 1, 2, 3, 4, 5, 6, 7) u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"
+	}
+	query := "SELECT " + plan.dimensions("timestamptz '1970-01-01 00:00:00+00'", "uuid '00000000-0000-0000-0000-000000000000'")
+	for _, s := range rollupSums {
+		query += ", sum(u." + s.name + ")::int8"
+	}
+	query += ", coalesce(sum(u.cost_usd), 0)::text, coalesce(sum(u.cost_brl), 0)::text FROM " + source +
+		" GROUP BY 1, 2, 3, 4, 5, 6 LIMIT " + strconv.Itoa(maxGroups+1)
+	rows, err := p.pool.Query(ctx, query, where.args...)
+	if err != nil {
+		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+	}
+	read, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g UsageGroup, err error) {
+		dest := []any{&g.Start, &g.ClientID, &g.Model, &g.Provider, &g.Route, &g.Endpoint}
+		for _, n := range g.counters() {
+			dest = append(dest, n)
+		}
+		err = row.Scan(append(dest, textDecimal{&g.USD}, textDecimal{&g.BRL})...)
+		return g, err
+	})
+	if err != nil {
+		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+	}
+	return plan.fold(read)
+}
+
+func (p *Postgres) logRows(ctx context.Context, plan *usagePlan) ([]logRow, error) {
+	if plan.Limit < 0 {
+		return nil, nil
+	}
+	var where pgWhere
+	if plan.ClientID != uuid.Nil {
+		where.and("client_id = ?", plan.ClientID)
+	}
+	if !plan.From.IsZero() {
+		where.and("created_at >= ?", plan.From)
+	}
+	if !plan.To.IsZero() {
+		where.and("created_at < ?", plan.To)
+	}
+	if plan.after != nil {
+		where.and("(created_at, incarnation, seq) < (?, ?, ?)", time.UnixMicro(plan.after.at), plan.after.incarnation, plan.after.seq)
+	}
+	columns := make([]string, len(logColumns))
+	for i, c := range logColumns {
+		columns[i] = pgRead(c)
+	}
+	rows, err := p.pool.Query(ctx, "SELECT "+strings.Join(columns, ", ")+", recorded_at FROM gateway_usage_logs"+where.String()+
+		" ORDER BY created_at DESC, incarnation DESC, seq DESC LIMIT "+strconv.Itoa(plan.Limit+1), where.args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the usage log: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r logRow, err error) {
+		dest := make([]any, 0, len(logColumns)+1)
+		for _, c := range logColumns {
+			dest = append(dest, c.at(&r))
+		}
+		err = row.Scan(append(dest, &r.recordedAt)...)
+		return r, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the usage log: %w", err)
+	}
+	return all, nil
+}
+
+// OwnsUpstreamID tells whether an upstream gave this id to a call of this client, as far as the ledger knows: a call of
+// the last seconds may still be on its way here.
+func (p *Postgres) OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error) {
+	var owns bool
+	err := p.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM gateway_usage_logs WHERE client_id = $1 AND upstream_id = $2)",
+		client, cleanText(id, maxColumn)).Scan(&owns)
+	if err != nil {
+		return false, fmt.Errorf("look up an upstream id: %w", err)
+	}
+	return owns && id != "", nil
+}

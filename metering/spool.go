@@ -1,0 +1,443 @@
+package metering
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// The spool is the write-ahead log of a process that admits calls:
+//
+//	Open ─► Progress … ─► Close          written, in order, to the segment at the end of the log
+//	   a segment full ─► the next        made ahead, with its blocks, so that neither the time nor the disk is missing
+//	   every SyncEvery ─► fdatasync      never while a caller waits
+//	take ─► sent ─► Acknowledge          read from the start of the log; a segment goes when the ledger has all of it
+//
+// Records are written with pwrite and not through a mapping of the segment. Measured on two cores with a sync every
+// 100 ms: 1.05 µs of CPU for the two records of a call against 0.40 µs, and the same, 1.1 µs, with 64 goroutines. For
+// the 0.65 µs a failing disk is an error value and not a SIGBUS, and a blocked write holds up one call and not the
+// processor of the scheduler that runs it. Either way what was written is in the page cache and survives kill -9.
+
+// SpoolOptions says where a spool is and how much of the disk it may have.
+type SpoolOptions struct {
+	// Dir is the spool's own directory; it is made if it is missing. One process at a time may have it.
+	Dir string
+	// SegmentBytes is the size of one file. Default 16 MiB: some 27,000 calls. Smaller files free the disk sooner.
+	SegmentBytes int64
+	// MaxBytes bounds the disk used. Default 1 GiB: about 1.7 million calls that the ledger does not have yet. When it
+	// is reached Open refuses with ErrSpoolFull, and no call is sent upstream that could not be counted; those that
+	// were admitted end as usual, in room that was kept for them.
+	MaxBytes int64
+	// SyncEvery is how much time a power loss may take records from. Default 100 ms. A kill -9 takes none.
+	SyncEvery time.Duration
+	// Price, where set, puts the cost on a call that was open when an earlier process died; its counts are estimated
+	// by then. Without it the cost stays unknown.
+	Price func(*Event)
+	Log   *slog.Logger // default: silent
+
+	create func(path string, size int64) (segmentFile, error) // tests put faults here
+}
+
+// What Open may answer. No call may be sent upstream then.
+var (
+	ErrSpoolFull   = errors.New("the spool is full: usage is not reaching the ledger")
+	ErrSpoolBroken = errors.New("the spool cannot be written")
+)
+
+// Spool keeps every call on disk from before it is sent upstream until the ledger has it. Its methods may be called
+// from any goroutine.
+type Spool struct {
+	o     SpoolOptions
+	log   *slog.Logger
+	lock  *os.File
+	bufs  sync.Pool
+	wake  chan struct{} // there is something to send
+	grow  chan struct{} // a segment should be made ahead
+	read  outbox
+	sizes struct{ perSegment int64 } // how many largest records a segment holds
+
+	mu       sync.Mutex
+	live     *callLog
+	logs     []*callLog // with calls that the ledger does not have; live is the last
+	segments map[uint32]*segment
+	lastID   uint32
+	joined   int
+	current  *segment   // the end of the live log; nil when none could be made
+	spares   []*segment // made, and holding nothing yet
+	next     uint64     // sequence number
+	late     []lateClose
+	broken   error      // why Open refuses
+	newNames bool       // in the directory, that are not synced
+	mendAt   time.Time  // not before
+	stats    SpoolStats // but for what Stats works out
+	unread   int        // ended calls that have not been taken for sending
+}
+
+// lateClose is a CLOSE record that no segment would take.
+type lateClose struct {
+	seq uint64
+	b   []byte
+}
+
+// SpoolStats is what a spool holds and what went wrong with it.
+type SpoolStats struct {
+	Open       int           // calls admitted and not ended
+	Depth      int           // calls ended that the ledger is not known to have
+	Oldest     time.Duration // since the oldest of them ended
+	InFlight   int           // of them, how many a queue has
+	Bytes      int64         // of disk
+	MaxBytes   int64
+	SyncErrors int // each sealed a segment, and its records were written again
+	WriteFails int
+	Damaged    int // stretches of segments that could not be read
+	Lost       int // calls that are in no record that can be read
+}
+
+// Broken says why Open refuses calls, beyond being full; nil when it does not.
+func (s *Spool) Broken() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+// Incarnation is this process in the identity of its events.
+func (s *Spool) Incarnation() uint64 { return s.live.incarnation }
+
+// OpenSpool takes the directory for this process and reads what earlier ones left in it. Each time is a new
+// incarnation: sequence numbers begin at 1 again, and an identity is never used twice.
+func OpenSpool(o SpoolOptions) (*Spool, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Spool{
+		o: o, log: o.Log, lock: lock, next: 1, segments: make(map[uint32]*segment),
+		wake: make(chan struct{}, 1), grow: make(chan struct{}, 1),
+	}
+	s.bufs.New = func() any { b := make([]byte, recordHeader, 1024); return &b }
+	s.sizes.perSegment = (o.SegmentBytes - headerBytes) / maxRecord
+	s.stats.MaxBytes = o.MaxBytes
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s.live = &callLog{incarnation: newIncarnation()}
+	s.logs = append(s.logs, s.live)
+	if err := s.addSpare(); err != nil {
+		// A full disk is no reason not to start: what is in the spool can be shipped, and that makes room.
+		if !errors.Is(err, ErrSpoolFull) && !isNoSpace(err) {
+			return nil, errors.Join(fmt.Errorf("spool %s: %w", o.Dir, err), lock.Close())
+		}
+		s.log.Warn("spool has no room: no call will be admitted until usage has reached the ledger", "dir", o.Dir, "err", err)
+	}
+	return s, nil
+}
+
+func (o SpoolOptions) withDefaults() (SpoolOptions, error) {
+	if o.Dir == "" {
+		return o, errors.New("spool: no directory given")
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = 16 << 20
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = max(1<<30, 4*o.SegmentBytes)
+	}
+	if o.SyncEvery == 0 {
+		o.SyncEvery = 100 * time.Millisecond
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.create == nil {
+		o.create = createFile
+	}
+	if o.SegmentBytes < 4*maxRecord || o.SegmentBytes > 1<<30 {
+		return o, fmt.Errorf("spool: a segment of %d bytes; it may have %d to %d", o.SegmentBytes, 4*maxRecord, 1<<30)
+	}
+	if o.MaxBytes < 2*o.SegmentBytes {
+		return o, fmt.Errorf("spool: %d bytes in all are too few; two segments of %d are the least", o.MaxBytes, o.SegmentBytes)
+	}
+	if o.SyncEvery < time.Millisecond {
+		return o, fmt.Errorf("spool: a sync every %s; 1ms is the least", o.SyncEvery)
+	}
+	return o, nil
+}
+
+func newIncarnation() uint64 {
+	var b [8]byte
+	for {
+		rand.Read(b[:]) // never fails
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}
+
+// Open gives e its identity and writes down that it is about to be sent upstream. When it returns nil the record has
+// reached the page cache, and the room for the call's CLOSE is kept. What e holds is copied.
+func (s *Spool) Open(e *Event) error {
+	e.Incarnation = s.live.incarnation
+	buf := s.encode(e)
+	defer s.bufs.Put(buf)
+	b := *buf
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return fmt.Errorf("%w: %w", ErrSpoolBroken, s.broken)
+	}
+	if err := s.makeRoom(len(b), s.stats.Open+1); err != nil {
+		return err
+	}
+	binary.LittleEndian.PutUint64(b[recordHeader+atSeq:], s.next)
+	if err := s.append(b, recordOpen); err != nil {
+		s.broken = err
+		return fmt.Errorf("%w: %w", ErrSpoolBroken, err)
+	}
+	e.Seq = s.next
+	s.next++
+	s.live.calls.set(e.Seq, newPlace(s.current.id, ongoing))
+	s.current.open++
+	s.stats.Open++
+	return nil
+}
+
+// Progress writes down how far an open call has come, so that a crash is charged by what had passed. Where there is no
+// room to spare it does nothing.
+func (s *Spool) Progress(e *Event) {
+	buf := s.encode(e)
+	defer s.bufs.Put(buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.ongoing(e)
+	if !ok || s.broken != nil || s.makeRoom(len(*buf), s.stats.Open) != nil {
+		return
+	}
+	if err := s.append(*buf, recordProgress); err != nil {
+		s.broken = err
+		return
+	}
+	s.segments[at.segment()].open--
+	s.live.calls.set(e.Seq, newPlace(s.current.id, ongoing))
+	s.current.open++
+}
+
+// Close writes down how a call ended. It cannot fail for lack of room; should the disk itself fail, the record stays
+// in memory and is tried again, and no call is admitted until it is written. Only the first Close of a call counts.
+func (s *Spool) Close(e *Event) {
+	buf := s.encode(e)
+	defer s.bufs.Put(buf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.ongoing(e)
+	if !ok {
+		s.log.Error("BUG: a call ended that is not open", "incarnation", e.Incarnation, "seq", e.Seq)
+		return
+	}
+	if err := s.append(*buf, recordClose); err != nil {
+		s.broken = err
+		s.late = append(s.late, lateClose{e.Seq, slices.Clone(*buf)})
+		s.live.calls.set(e.Seq, newPlace(at.segment(), ending))
+		return
+	}
+	s.closed(e.Seq, at)
+}
+
+// closed notes that a call's CLOSE is in the current segment.
+func (s *Spool) closed(seq uint64, was place) {
+	s.segments[was.segment()].open--
+	s.live.calls.set(seq, newPlace(s.current.id, ended))
+	s.current.closed++
+	s.stats.Open--
+	s.stats.Depth++
+	s.toSend(1)
+}
+
+// toSend counts calls that wait for the shipper, and wakes it for the first and for a full batch.
+func (s *Spool) toSend(n int) {
+	was := s.unread
+	s.unread += n
+	if was == 0 || was < maxBatch && s.unread >= maxBatch {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *Spool) ongoing(e *Event) (at place, ok bool) {
+	if e.Incarnation != s.live.incarnation {
+		return 0, false
+	}
+	at = s.live.calls.get(e.Seq)
+	return at, at.state() == ongoing
+}
+
+// encode writes e into a buffer, leaving room for the record's header.
+func (s *Spool) encode(e *Event) *[]byte {
+	buf := s.bufs.Get().(*[]byte)
+	*buf = e.Append((*buf)[:recordHeader])
+	return buf
+}
+
+// append writes the record b to the end of the log; a segment that will not take it is left for the next.
+func (s *Spool) append(b []byte, kind byte) (err error) {
+	for range 2 {
+		if s.current == nil || s.current.size-s.current.end.Load() < int64(len(b)) {
+			if err = s.roll(); err != nil {
+				continue
+			}
+		}
+		at := s.current.end.Load()
+		s.current.stamp(b, kind, at)
+		if _, err = s.current.file.WriteAt(b, at); err == nil {
+			s.current.end.Store(at + int64(len(b)))
+			return nil
+		}
+		s.stats.WriteFails++
+		s.log.Error("spool write failed; going on in another segment", "file", filepath.Base(s.current.path), "err", err)
+		s.current.sealed = true
+		s.current = nil
+	}
+	return err
+}
+
+// makeRoom sees to it that a record of n bytes fits and that the CLOSE records of so many open calls fit after it, of
+// the largest size each.
+func (s *Spool) makeRoom(n, open int) error {
+	for {
+		left, ok := s.slotsAfter(int64(n))
+		need := int64(open)
+		if ok && left >= need {
+			if left < need+s.sizes.perSegment/2 {
+				select { // in good time, so that a caller rarely has to
+				case s.grow <- struct{}{}:
+				default:
+				}
+			}
+			return nil
+		}
+		if err := s.addSpare(); err != nil {
+			return err
+		}
+	}
+}
+
+// slotsAfter counts how many of the largest records fit once one of n bytes is written.
+func (s *Spool) slotsAfter(n int64) (slots int64, ok bool) {
+	spares := int64(len(s.spares))
+	if s.current != nil {
+		if left := s.current.size - s.current.end.Load() - n; left >= 0 {
+			return left/maxRecord + spares*s.sizes.perSegment, true
+		}
+	}
+	if spares == 0 {
+		return 0, false
+	}
+	return (s.o.SegmentBytes-headerBytes-n)/maxRecord + (spares-1)*s.sizes.perSegment, true
+}
+
+// roll goes on in the next spare segment, or in a new one.
+func (s *Spool) roll() error {
+	if s.current != nil {
+		s.current.sealed = true
+		s.current = nil
+	}
+	if len(s.spares) == 0 {
+		if err := s.addSpare(); err != nil {
+			return err
+		}
+	}
+	g := s.spares[0]
+	s.spares = s.spares[1:]
+	g.firstSeq, g.begun = s.next, time.Now()
+	s.join(g)
+	if _, err := g.file.WriteAt(g.header(), 0); err != nil {
+		s.stats.WriteFails++
+		g.sealed = true
+		return err
+	}
+	s.current = g
+	return nil
+}
+
+// join makes g the end of its log.
+func (s *Spool) join(g *segment) {
+	s.segments[g.id] = g
+	s.joined++
+	g.order = s.joined
+	g.log.segments = append(g.log.segments, g)
+}
+
+// addSpare makes a segment while the caller waits, which is seldom: Run makes them ahead.
+func (s *Spool) addSpare() error {
+	g, err := s.reserveSpare()
+	if err != nil {
+		return err
+	}
+	return s.keepSpare(g, s.createSpare(g))
+}
+
+// reserveSpare takes the room and the name of a new segment.
+func (s *Spool) reserveSpare() (*segment, error) {
+	if s.stats.Bytes+s.o.SegmentBytes > s.o.MaxBytes {
+		return nil, ErrSpoolFull
+	}
+	s.lastID++
+	g := &segment{id: s.lastID, number: uint64(s.lastID), log: s.live, size: s.o.SegmentBytes}
+	g.path = filepath.Join(s.o.Dir, segmentName(s.live.incarnation, g.number))
+	s.stats.Bytes += g.size
+	return g, nil
+}
+
+func (s *Spool) createSpare(g *segment) (err error) {
+	g.file, err = s.o.create(g.path, g.size)
+	return err
+}
+
+func (s *Spool) keepSpare(g *segment, err error) error {
+	if err != nil {
+		s.stats.Bytes -= g.size
+		if isNoSpace(err) {
+			return fmt.Errorf("%w: %w", ErrSpoolFull, err)
+		}
+		return fmt.Errorf("%w: %w", ErrSpoolBroken, err)
+	}
+	g.end.Store(headerBytes)
+	s.newNames = true
+	s.spares = append(s.spares, g)
+	return nil
+}
+
+// Stats tells how the spool is doing.
+func (s *Spool) Stats() SpoolStats {
+	inFlight, oldest := s.read.inFlight()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	st.InFlight = inFlight
+	if st.Depth == 0 {
+		return st
+	}
+	if oldest.IsZero() { // nothing is being sent: no call is older than the log it is in
+		for _, l := range s.logs {
+			if len(l.segments) > 0 {
+				oldest = l.segments[0].begun
+				break
+			}
+		}
+	}
+	st.Oldest = max(0, time.Since(oldest))
+	return st
+}

@@ -1,0 +1,241 @@
+package metering
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+)
+
+// sqliteWhere collects conditions and their arguments.
+type sqliteWhere struct {
+	conditions []string
+	args       []any
+}
+
+func (w *sqliteWhere) and(condition string, args ...any) {
+	w.conditions = append(w.conditions, condition)
+	w.args = append(w.args, args...)
+}
+
+func (w *sqliteWhere) String() string {
+	if len(w.conditions) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(w.conditions, " AND ")
+}
+
+// sqliteInstant reads microseconds as a time.
+type sqliteInstant struct{ t *time.Time }
+
+// Scan implements sql.Scanner. Null is the zero time.
+func (s sqliteInstant) Scan(src any) error {
+	switch v := src.(type) {
+	case nil:
+		*s.t = time.Time{}
+	case int64:
+		*s.t = time.UnixMicro(v).UTC()
+	default:
+		return fmt.Errorf("a %T is no time", src)
+	}
+	return nil
+}
+
+// sqliteDate reads "2026-11-22" as a time.
+type sqliteDate struct{ t *time.Time }
+
+// Scan implements sql.Scanner. Null is the zero time.
+func (s sqliteDate) Scan(src any) error {
+	v, ok := src.(string)
+	if src == nil {
+		*s.t = time.Time{}
+		return nil
+	}
+	if !ok {
+		return fmt.Errorf("a %T is no date", src)
+	}
+	t, err := time.Parse(time.DateOnly, v)
+	*s.t = t
+	return err
+}
+
+// Usage answers a query: sums from the roll-ups and the newest calls from the log.
+func (s *SQLite) Usage(ctx context.Context, q UsageQuery) (UsageReport, error) {
+	plan, err := q.plan()
+	if err != nil {
+		return UsageReport{}, err
+	}
+	var report UsageReport
+	if report.Groups, report.Total, err = s.sums(ctx, plan, false); err != nil {
+		return UsageReport{}, err
+	}
+	rows, err := s.logRows(ctx, plan)
+	if err != nil {
+		return UsageReport{}, err
+	}
+	report.Rows, report.Next = plan.page(rows)
+	return report, nil
+}
+
+// UsageFromLog gives the sums of Usage, added up from the log itself: what an audit compares the roll-ups with.
+func (s *SQLite) UsageFromLog(ctx context.Context, q UsageQuery) (groups []UsageGroup, total Totals, err error) {
+	plan, err := q.plan()
+	if err != nil {
+		return nil, Totals{}, err
+	}
+	return s.sums(ctx, plan, true)
+}
+
+// Money is added up in three parts, whole units, millionths and millionths of those, because SQLite's sum() has 64 bits
+// and fails past them. Three sums of parts below a million hold for 9e12 rows.
+const (
+	sqliteRollupMoney = `sum(u.cost_usd), sum(u.cost_usd_pico / 1000000), sum(u.cost_usd_pico % 1000000),
+	sum(u.cost_brl), sum(u.cost_brl_pico / 1000000), sum(u.cost_brl_pico % 1000000)`
+	sqliteLogMoney = `coalesce(sum(cost_usd / 1000000000000), 0) AS usd1, coalesce(sum(cost_usd / 1000000 % 1000000), 0) AS usd2,
+	coalesce(sum(cost_usd % 1000000), 0) AS usd3, coalesce(sum(cost_brl / 1000000000000), 0) AS brl1,
+	coalesce(sum(cost_brl / 1000000 % 1000000), 0) AS brl2, coalesce(sum(cost_brl % 1000000), 0) AS brl3`
+)
+
+func (s *SQLite) sums(ctx context.Context, plan *usagePlan, fromLog bool) ([]UsageGroup, Totals, error) {
+	var where sqliteWhere
+	column := "u.hour"
+	if fromLog {
+		column = "created_at"
+	}
+	if plan.ClientID != uuid.Nil {
+		where.and("client_id = ?", plan.ClientID.String())
+	}
+	from, to := plan.hourRange()
+	if !from.IsZero() {
+		where.and(column+" >= ?", from.UnixMicro())
+	}
+	if !to.IsZero() {
+		where.and(column+" < ?", to.UnixMicro())
+	}
+	source := "usage_rollups u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id" + where.String()
+	money := sqliteRollupMoney
+	if fromLog {
+		source = "(SELECT client_id, created_at - created_at % 3600000000 AS hour, model_registry_id, model_name, provider, route, endpoint"
+		for _, s := range rollupSums {
+			source += ", " + s.of + " AS " + s.name
+		}
+		source += ", " + sqliteLogMoney + " FROM gateway_usage_logs" + where.String() +
+			" GROUP BY 1, 2, 3, 4, 5, 6, 7) u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"
+		money = "sum(usd1), sum(usd2), sum(usd3), sum(brl1), sum(brl2), sum(brl3)"
+	}
+	query := "SELECT " + plan.dimensions("0", "'"+uuid.Nil.String()+"'")
+	for _, s := range rollupSums {
+		query += ", sum(u." + s.name + ")"
+	}
+	query += ", " + money + " FROM " + source + " GROUP BY 1, 2, 3, 4, 5, 6 LIMIT " + strconv.Itoa(maxGroups+1)
+	rows, err := s.read.QueryContext(ctx, query, where.args...)
+	if err != nil {
+		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+	}
+	defer rows.Close()
+	var read []UsageGroup
+	for rows.Next() {
+		var g UsageGroup
+		var usd, brl [3]int64
+		dest := []any{sqliteInstant{&g.Start}, &g.ClientID, &g.Model, &g.Provider, &g.Route, &g.Endpoint}
+		for _, n := range g.counters() {
+			dest = append(dest, n)
+		}
+		if err := rows.Scan(append(dest, &usd[0], &usd[1], &usd[2], &brl[0], &brl[1], &brl[2])...); err != nil {
+			return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+		}
+		g.USD, g.BRL = joinMoney(usd), joinMoney(brl)
+		read = append(read, g)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+	}
+	return plan.fold(read)
+}
+
+// joinMoney adds whole units, millionths, and millionths of those.
+func joinMoney(parts [3]int64) decimal.Decimal {
+	return decimal.New(parts[0], 0).Add(decimal.New(parts[1], -6)).Add(decimal.New(parts[2], -12))
+}
+
+func (s *SQLite) logRows(ctx context.Context, plan *usagePlan) ([]logRow, error) {
+	if plan.Limit < 0 {
+		return nil, nil
+	}
+	var where sqliteWhere
+	if plan.ClientID != uuid.Nil {
+		where.and("client_id = ?", plan.ClientID.String())
+	}
+	if !plan.From.IsZero() {
+		where.and("created_at >= ?", plan.From.UnixMicro())
+	}
+	if !plan.To.IsZero() {
+		where.and("created_at < ?", plan.To.UnixMicro())
+	}
+	if plan.after != nil {
+		where.and("(created_at, incarnation, seq) < (?, ?, ?)", plan.after.at, plan.after.incarnation, plan.after.seq)
+	}
+	columns := make([]string, len(logColumns))
+	for i, c := range logColumns {
+		columns[i] = c.name
+		switch c.kind {
+		case asOptional, asDocument, asIDOrNil:
+			columns[i] = "coalesce(" + c.name + ", '')"
+		case asRate:
+			columns[i] = "coalesce(" + c.name + ", 0)"
+		}
+	}
+	rows, err := s.read.QueryContext(ctx, "SELECT "+strings.Join(columns, ", ")+", recorded_at FROM gateway_usage_logs"+where.String()+
+		" ORDER BY created_at DESC, incarnation DESC, seq DESC LIMIT "+strconv.Itoa(plan.Limit+1), where.args...)
+	if err != nil {
+		return nil, fmt.Errorf("read the usage log: %w", err)
+	}
+	defer rows.Close()
+	var all []logRow
+	for rows.Next() {
+		var r logRow
+		if err := scanSQLiteRow(rows, &r); err != nil {
+			return nil, fmt.Errorf("read the usage log: %w", err)
+		}
+		all = append(all, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the usage log: %w", err)
+	}
+	return all, nil
+}
+
+func scanSQLiteRow(rows *sql.Rows, r *logRow) error {
+	dest := make([]any, 0, len(logColumns)+1)
+	for _, c := range logColumns {
+		at := c.at(r)
+		if t, ok := at.(*time.Time); ok && c.kind == asDay {
+			at = sqliteDate{t}
+		} else if ok {
+			at = sqliteInstant{t}
+		}
+		dest = append(dest, at)
+	}
+	return rows.Scan(append(dest, sqliteInstant{&r.recordedAt})...)
+}
+
+// OwnsUpstreamID tells whether an upstream gave this id to a call of this client, as far as the ledger knows: a call of
+// the last seconds may still be on its way here.
+func (s *SQLite) OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error) {
+	var one int
+	err := s.read.QueryRowContext(ctx, "SELECT 1 FROM gateway_usage_logs WHERE client_id = ? AND upstream_id = ? LIMIT 1",
+		client.String(), cleanText(id, maxColumn)).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up an upstream id: %w", err)
+	}
+	return id != "", nil
+}

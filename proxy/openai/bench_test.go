@@ -1,0 +1,154 @@
+package openai
+
+import (
+	"bytes"
+	"encoding/base64"
+	"strings"
+	"testing"
+)
+
+// typicalChat is a chat request of about a kibibyte, as an SDK sends it.
+var typicalChat = []byte(`{"model":"openai/gpt-6-luna","messages":[{"role":"system","content":"Você é a atendente virtual da Clínica Sorriso. Responda em português, com educação e em no máximo três frases. Nunca prometa horários que não estejam na agenda.\nHorário de atendimento: segunda a sexta, das 8h às 18h."},{"role":"user","content":"Oi, bom dia! Queria marcar uma limpeza para a semana que vem, de preferência na terça à tarde."},{"role":"assistant","content":"Bom dia! Temos terça-feira às 14h30 ou às 16h. Qual prefere?"},{"role":"user","content":"16h, por favor. Posso levar meu filho também?"}],"temperature":0.7,"max_tokens":512,"stream":true,"tools":[{"type":"function","function":{"name":"marcar_consulta","description":"Marca uma consulta na agenda","parameters":{"type":"object","properties":{"data":{"type":"string"},"hora":{"type":"string"}},"required":["data","hora"]}}}],"user":"tenant-7"}`)
+
+// longChat wraps text into a chat request of about n bytes.
+func longChat(n int, text string) []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"model":"openai/gpt-6-luna","stream":true,"messages":[{"role":"user","content":"`)
+	for b.Len() < n {
+		b.WriteString(text)
+	}
+	b.WriteString(`"}]}`)
+	return b.Bytes()
+}
+
+func imageChat(n int) []byte {
+	image := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("\xff\xd8\xff\xe0 a jpeg"), n/16))
+	return []byte(`{"model":"openai/gpt-6-luna","messages":[{"role":"user","content":[{"type":"text","text":"O que é isto?"},{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,` + image + `"}}]}]}`)
+}
+
+const (
+	englishText    = `Please summarise the following conversation between the customer and the clinic, keeping dates and prices.\n`
+	portugueseText = `Olá, não consegui falar com a recepção às 10h; a avaliação não está disponível e a situação é urgente, você poderia me ajudar?\n`
+	chineseText    = `请总结以下客户与诊所之间的对话,保留日期和价格。`
+	quotedText     = `{\"name\":\"Ana\",\"phone\":\"x\",\"note\":\"linha\\n\"}`
+)
+
+func BenchmarkParse(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		body []byte
+	}{
+		{"chat1KiB", typicalChat},
+		{"english32KiB", longChat(32<<10, englishText)},
+		{"portuguese32KiB", longChat(32<<10, portugueseText)},
+		{"chinese32KiB", longChat(32<<10, chineseText)},
+		{"quoted32KiB", longChat(32<<10, quotedText)},
+		{"turns32KiB", []byte(`{"model":"m","messages":[` + strings.Repeat(`{"role":"user","content":"E amanhã às 10h, pode ser? Não consigo outro horário."},`, 400) + `{}]}`)},
+		{"image1MiB", imageChat(1 << 20)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var r Request
+			b.SetBytes(int64(len(c.body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := Parse(c.body, &r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkAimAt(b *testing.B) {
+	var r Request
+	if err := Parse(typicalChat, &r); err != nil {
+		b.Fatal(err)
+	}
+	var edits []Edit
+	out := make([]byte, 0, 2*len(typicalChat))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.insert = r.insert[:0]
+		edits = r.AimAt("groq/openai/gpt-oss-120b", true, edits[:0])
+		out = AppendEdited(out[:0], typicalChat, edits)
+	}
+}
+
+// ordinaryChunk is a delta as OpenAI sends it when usage was asked for.
+const ordinaryChunk = `{"id":"chatcmpl-Cx1yZ2abcDEF3ghiJKL4mnoPQR5st","object":"chat.completion.chunk","created":1764000000,"model":"gpt-6-luna-2026-09-01","service_tier":"default","system_fingerprint":"fp_0123456789","choices":[{"index":0,"delta":{"content":" amanhã"},"logprobs":null,"finish_reason":null}],"usage":null,"obfuscation":"a1B2c3D4"}`
+
+// gatewayChunk is a delta as the Vercel gateway sends it.
+const gatewayChunk = `{"id":"gen_01KKHTABCDEFGHJKMNPQRSTVWX","object":"chat.completion.chunk","created":1773346188,"model":"openai/gpt-5","choices":[{"index":0,"delta":{"content":"Olá"},"logprobs":null,"finish_reason":null}],"system_fingerprint":"fp_01"}`
+
+// finishChunk is the gateway's last, with usage and its block.
+const finishChunk = `{"id":"gen_01KKHTABCDEFGHJKMNPQRSTVWX","object":"chat.completion.chunk","created":1773346188,"model":"openai/gpt-5","choices":[{"index":0,"delta":{"provider_metadata":{"openai":{"responseId":"resp_1","serviceTier":"default"},"gateway":{"routing":{"originalModelId":"openai/gpt-5","resolvedProvider":"openai","resolvedProviderApiModelId":"gpt-5-2025-08-07","fallbacksAvailable":["azure"],"canonicalSlug":"openai/gpt-5","finalProvider":"openai","attempts":[{"provider":"openai","credentialType":"system","success":true,"startTime":257240.5,"endTime":260698.9,"statusCode":200}]},"cost":"0.00159375","marketCost":"0.00159375","generationId":"gen_01KKHT"}}},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":19,"completion_tokens":124,"total_tokens":143,"cost":0.00159375,"is_byok":false,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"cost_details":{"upstream_inference_cost":null},"completion_tokens_details":{"reasoning_tokens":64}},"system_fingerprint":"fp_01","generationId":"gen_01KKHT"}`
+
+func BenchmarkStream(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		hide  bool
+		chunk string
+	}{
+		{"ordinary", false, ordinaryChunk},
+		{"ordinary,hidden", true, ordinaryChunk},
+		{"gateway,hidden", true, gatewayChunk},
+		{"finish,hidden", true, finishChunk},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var s Stream
+			var rd Reading
+			s.Init(Chat, c.hide, &rd)
+			p := []byte("data: " + c.chunk + "\n\n")
+			b.SetBytes(int64(len(p)))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Feed(p)
+			}
+		})
+	}
+}
+
+func BenchmarkReadEvent(b *testing.B) {
+	for _, c := range []struct{ name, chunk string }{{"ordinary", ordinaryChunk}, {"gateway", gatewayChunk}, {"finish", finishChunk}} {
+		b.Run(c.name, func(b *testing.B) {
+			var rd Reading
+			data := []byte(c.chunk)
+			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				rd.ReadEvent(Chat, data)
+			}
+		})
+	}
+}
+
+func BenchmarkReadBody(b *testing.B) {
+	usage := `"usage":{"prompt_tokens":19,"completion_tokens":124,"total_tokens":143}}`
+	answer := func(text string) string {
+		return `{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-6-luna","choices":[{"index":0,"message":{"role":"assistant","content":"` + text + `"},"finish_reason":"stop"}],` + usage
+	}
+	for _, c := range []struct {
+		name string
+		kind Kind
+		body string
+	}{
+		{"chat1KiB", Chat, answer(strings.Repeat("não é? ", 120))},
+		{"chat32KiB", Chat, answer(strings.Repeat(portugueseText, 250))},
+		{"embeddings32KiB", Embeddings, `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[` + strings.Repeat("-0.012345678,", 2600) + `0.1]}],"model":"text-embedding-3-small",` + usage},
+		{"image1MiB", Images, `{"created":1,"data":[{"b64_json":"` + strings.Repeat("iVBORw0KGgoAAAAN", 1<<16) + `"}],` + usage},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var rd Reading
+			body := []byte(c.body)
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				rd.Reset()
+				rd.ReadBody(c.kind, body)
+			}
+			if !rd.HasUsage || !rd.Complete {
+				b.Fatal("not read")
+			}
+		})
+	}
+}

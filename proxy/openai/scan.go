@@ -1,0 +1,314 @@
+package openai
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"unicode/utf8"
+)
+
+// The scanner validates the whole JSON grammar in one pass over the body. It reads strings eight bytes at a time: a
+// prompt or a base64 image is one long run of plain bytes, and there a loop over single bytes would cost more than the
+// rest of the gateway.
+
+const (
+	// maxDepth bounds nesting. The scanner keeps one bit for each open container, so depth costs no memory and no stack.
+	maxDepth = 64
+	// maxNumber bounds the digits of one number; the longest that a float64 needs has fewer than 800.
+	maxNumber = 1024
+
+	eachByte = 0x0101010101010101
+	topBits  = 0x80 * eachByte
+)
+
+// stringFlags tells what a scanned string holds beside plain ASCII.
+type stringFlags uint8
+
+const (
+	hasEscape stringFlags = 1 << iota
+	hasNonASCII
+	badString // the string is not valid; the returned index is where
+)
+
+// stops marks in the top bit of each byte of x the bytes where a run of plain ASCII inside a string ends: '"', '\\',
+// control characters and non-ASCII. The lowest mark is exact; those above it may be wrong, because a subtraction
+// borrows from its neighbour.
+func stops(x uint64) uint64 {
+	// XOR with 2 swaps '"' with ' ' and leaves control characters below 0x20, so one subtraction finds both.
+	return (x | (x ^ 0x02*eachByte - 0x21*eachByte) | (x ^ '\\'*eachByte - eachByte)) & topBits
+}
+
+// asciiStops is stops without the marks for non-ASCII, exact beside such bytes.
+func asciiStops(x uint64) uint64 {
+	return ((x ^ 0x02*eachByte - 0x21*eachByte) | (x ^ '\\'*eachByte - eachByte)) &^ x & topBits
+}
+
+// scanString validates the string whose first byte after the opening quote is b[i] and returns the index of its
+// closing quote.
+func scanString(b []byte, i int) (end int, f stringFlags) {
+	for {
+		if i = skipPlain(b, i); i >= len(b) {
+			return len(b), f | badString
+		}
+		switch c := b[i]; {
+		case c == '"':
+			return i, f
+		case c == '\\':
+			n := escapeLen(b[i:])
+			if n == 0 {
+				return i, f | badString
+			}
+			i += n
+			f |= hasEscape
+		case c < ' ':
+			return i, f | badString
+		default:
+			var ok bool
+			if i, ok = skipUTF8(b, i); !ok {
+				return i, f | badString
+			}
+			f |= hasNonASCII
+		}
+	}
+}
+
+// skipPlain returns the index of the first byte from i on that stops marks, or len(b).
+func skipPlain(b []byte, i int) int {
+	for n := 0; i+8 <= len(b); n++ {
+		x := binary.LittleEndian.Uint64(b[i : i+8])
+		if m := stops(x); m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+		i += 8
+		if n == 3 {
+			i = skipLongPlain(b, i)
+		}
+	}
+	for ; i < len(b); i++ {
+		if c := b[i]; c == '"' || c == '\\' || c < ' ' || c >= utf8.RuneSelf {
+			return i
+		}
+	}
+	return i
+}
+
+// skipLongPlain skips blocks of 32 plain bytes.
+func skipLongPlain(b []byte, i int) int {
+	for i+32 <= len(b) {
+		w := b[i : i+32 : i+32]
+		m := stops(binary.LittleEndian.Uint64(w[0:8])) | stops(binary.LittleEndian.Uint64(w[8:16])) |
+			stops(binary.LittleEndian.Uint64(w[16:24])) | stops(binary.LittleEndian.Uint64(w[24:32]))
+		if m != 0 {
+			break
+		}
+		i += 32
+	}
+	return i
+}
+
+// skipUTF8 validates text with non-ASCII in it, up to the next '"', '\\' or control character, whose index it returns.
+// Words whose only non-ASCII are two-byte sequences, which is nearly all of Portuguese, are checked whole and without
+// a branch; others rune by rune. When ok is false the index is that of the invalid byte.
+func skipUTF8(b []byte, i int) (at int, ok bool) {
+	carry := uint64(0) // 0x80 when the word before ended in the first byte of a two-byte sequence
+	for i+8 <= len(b) {
+		x := binary.LittleEndian.Uint64(b[i : i+8])
+		lead := x & (x << 1) & topBits    // 11......
+		follow := x &^ (x << 1) & topBits // 10......
+		long := lead & (x << 2)           // 111.....
+		// C0 and C1 would be overlong: a lead must have one of the bits of 0x1e.
+		overlong := lead &^ (x&(0x1e*eachByte) + 0x7e*eachByte)
+		wrong := follow ^ (lead<<8 | carry)
+		if asciiStops(x)|long|overlong|wrong == 0 {
+			carry = lead >> 56
+			i += 8
+			continue
+		}
+		// The lead of an unfinished pair is read again, together with what follows it.
+		stop := i + 8
+		i -= int(carry >> 7)
+		carry = 0
+		for i < stop {
+			n := runeLen(b, i)
+			if n <= 0 {
+				return i, n == 0
+			}
+			i += n
+		}
+	}
+	i -= int(carry >> 7)
+	for i < len(b) {
+		n := runeLen(b, i)
+		if n <= 0 {
+			return i, n == 0
+		}
+		i += n
+	}
+	return i, true
+}
+
+// runeLen is the length of the rune at b[i]; 0 when it is '"', '\\' or a control character, -1 when it is invalid.
+func runeLen(b []byte, i int) int {
+	c := b[i]
+	if c < utf8.RuneSelf {
+		if c == '"' || c == '\\' || c < ' ' {
+			return 0
+		}
+		return 1
+	}
+	// Chinese, Japanese and Korean are nearly all three bytes with a lead that allows any two that follow.
+	if c > 0xe0 && c < 0xed && len(b)-i >= 3 && b[i+1]&0xc0 == 0x80 && b[i+2]&0xc0 == 0x80 {
+		return 3
+	}
+	if r, n := utf8.DecodeRune(b[i:]); r != utf8.RuneError || n > 1 {
+		return n
+	}
+	return -1
+}
+
+// escapeLen is the length of the escape sequence that b starts with, 0 when it is not one.
+func escapeLen(b []byte) int {
+	if len(b) < 2 {
+		return 0
+	}
+	switch b[1] {
+	case 'n', '"', '\\', '/', 't', 'r', 'b', 'f':
+		return 2
+	case 'u':
+		if _, ok := hex4(b[2:]); ok {
+			return 6
+		}
+	}
+	return 0
+}
+
+// hex4 reads four hexadecimal digits.
+func hex4(b []byte) (r rune, ok bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	for _, c := range b[:4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
+// skipSpace returns the index of the first byte from i on that is not JSON white space.
+func skipSpace(b []byte, i int) int {
+	for i < len(b) {
+		if c := b[i]; c > ' ' || c != ' ' && c != '\n' && c != '\t' && c != '\r' {
+			break
+		}
+		i++
+	}
+	return i
+}
+
+// scanNumber returns the index after the number at b[i]; ok is false when it is not one, and the index is where.
+func scanNumber(b []byte, i int) (end int, ok bool) {
+	start := i
+	if i < len(b) && b[i] == '-' {
+		i++
+	}
+	if i < len(b) && b[i] == '0' {
+		i++
+	} else if i, ok = scanDigits(b, i); !ok {
+		return i, false
+	}
+	if i < len(b) && b[i] == '.' {
+		if i, ok = scanDigits(b, i+1); !ok {
+			return i, false
+		}
+	}
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		if i, ok = scanDigits(b, i); !ok {
+			return i, false
+		}
+	}
+	return i, i-start <= maxNumber
+}
+
+func scanDigits(b []byte, i int) (end int, ok bool) {
+	start := i
+	for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+		i++
+	}
+	return i, i > start
+}
+
+// scanLiteral returns the index after true, false or null at b[i].
+func scanLiteral(b []byte, i int) (end int, ok bool) {
+	word := "null"
+	switch b[i] {
+	case 't':
+		word = "true"
+	case 'f':
+		word = "false"
+	}
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return i, false
+	}
+	return i + len(word), true
+}
+
+// appendUnescaped appends what the inside of a validated JSON string stands for. ok is false when a \u escape is half
+// of a surrogate pair: parsers replace it by different things, so no name may hold one.
+func appendUnescaped(dst, raw []byte) (out []byte, ok bool) {
+	for i := 0; i < len(raw); i++ {
+		c := raw[i]
+		if c != '\\' {
+			dst = append(dst, c)
+			continue
+		}
+		i++
+		switch raw[i] {
+		case 'n':
+			dst = append(dst, '\n')
+		case 't':
+			dst = append(dst, '\t')
+		case 'r':
+			dst = append(dst, '\r')
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'u':
+			r, n := escapedRune(raw[i-1:])
+			if n == 0 {
+				return dst, false
+			}
+			dst = utf8.AppendRune(dst, r)
+			i += n - 2
+		default: // '"', '\\', '/'
+			dst = append(dst, raw[i])
+		}
+	}
+	return dst, true
+}
+
+// escapedRune reads the \u escape, or the pair of them, that raw starts with. n is 0 for half a pair.
+func escapedRune(raw []byte) (r rune, n int) {
+	r, _ = hex4(raw[2:])
+	switch {
+	case r < 0xd800 || r > 0xdfff:
+		return r, 6
+	case r >= 0xdc00 || len(raw) < 12 || raw[6] != '\\' || raw[7] != 'u':
+		return 0, 0
+	}
+	low, ok := hex4(raw[8:])
+	if !ok || low < 0xdc00 || low > 0xdfff {
+		return 0, 0
+	}
+	return (r-0xd800)<<10 + (low - 0xdc00) + 0x10000, 12
+}

@@ -1,0 +1,156 @@
+// Package proxy carries one OpenAI call from its first byte to its last.
+//
+//	client ─► head ─► identify ─► read ─► choose ─► (cache) ─► (hold) ─► open ─► forward ─► relay ─► settle ─► client
+//	          one     whose       the     model,    answers    money     the     upstream   plain or  count,
+//	          pass    request     few     target    paid for   for it    spool   exchange   streamed  cost, close
+//	                  it is       fields            already
+//
+// The two steps in brackets have their place in call.run and packages of their own.
+//
+// Promises:
+//   - What the client sent goes out as it came, but for the edits that openai.Request.AimAt lists; what the upstream
+//     answered comes back as it came, but for what we asked for and the client did not.
+//   - A call that was opened is closed, once, whatever happens: call.settle is the one place.
+//   - The client leaving ends the upstream's work within a second, streamed or not (watch.go).
+//   - An answer that the upstream did not finish never looks finished to the client.
+//   - Every error a client can meet is made in errors.go and holds no secret, address or other tenant's data.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"github.com/catraca/catraca/metering"
+	"github.com/catraca/catraca/proxy/upstream"
+	"github.com/catraca/catraca/tenancy"
+)
+
+// Keys says whose request it is. Both answer from memory but for what they have not served yet.
+type Keys interface {
+	Key(ctx context.Context, secret []byte) (*tenancy.Principal, error)
+	Client(ctx context.Context, id []byte) (*tenancy.Principal, error)
+}
+
+// Meter remembers a call before it leaves and again when it has ended.
+type Meter interface {
+	Open(e *metering.Event) error
+	Progress(e *metering.Event)
+	Close(e *metering.Event)
+}
+
+// Prices is the registry and the day's exchange rate; both never wait.
+type Prices interface {
+	Catalog() *metering.Catalog
+	Rate() metering.ExchangeRate
+}
+
+// Owners tells which route a stored answer of a client was made on, and whether it is that client's at all: with one
+// shared key, the upstream cannot tell tenants apart.
+type Owners interface {
+	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
+}
+
+// Options is all that a Proxy is built from.
+type Options struct {
+	Keys   Keys
+	Meter  Meter
+	Prices Prices
+	Owners Owners
+	Routes *upstream.Routes
+
+	UseGateway    bool           // first level of the flag: ENABLE_AI_GATEWAY
+	UnknownModels tenancy.Policy // for tenants that have none of their own
+	TrustClientID bool           // accept X-Client-Id without a key
+	CallerToken   string         // what X-Catraca-Token must be where X-Client-Id is trusted; empty: not asked for
+	MaxBody       int            // bytes of a request body
+	ReadTimeout   time.Duration  // for a whole request to arrive
+	IdleTimeout   time.Duration  // between requests of one connection
+	WriteTimeout  time.Duration  // for a client that reads nothing
+
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+}
+
+// Proxy serves the OpenAI wire. It is safe for any number of connections.
+type Proxy struct {
+	Options
+	server   *fasthttp.Server
+	metrics  *metrics
+	watch    *watch
+	owned    *owned
+	calls    sync.Pool
+	idBase   uint64
+	idNext   atomic.Uint64
+	draining atomic.Bool
+}
+
+// New builds a Proxy. It listens when Serve is called.
+func New(o Options) *Proxy {
+	p := &Proxy{Options: o, idBase: rand.Uint64(), watch: newWatch(o.WriteTimeout), owned: newOwned()}
+	p.metrics = newMetrics(o.Registry, o.Routes.All())
+	p.calls.New = func() any { return &call{p: p} }
+	p.server = &fasthttp.Server{
+		Handler:               p.handle,
+		ErrorHandler:          p.refuseMalformed,
+		ExpectHandler:         p.expect,
+		MaxRequestBodySize:    o.MaxBody,
+		ReadBufferSize:        maxRequestHead,
+		ReadTimeout:           o.ReadTimeout,
+		IdleTimeout:           o.IdleTimeout,
+		NoDefaultServerHeader: true,
+		NoDefaultContentType:  true,
+		SecureErrorLogMessage: true,
+		CloseOnShutdown:       true,
+		// Multipart bodies are forwarded as they came; parsing them into files would lose that.
+		DisablePreParseMultipartForm: true,
+		Concurrency:                  1 << 20,
+		Logger:                       discardLogger{},
+	}
+	return p
+}
+
+// maxRequestHead bounds a request's header block. Official SDKs send 0.5 to 1 KiB; tracing baggage can add some.
+const maxRequestHead = 16 << 10
+
+// discardLogger drops what fasthttp logs about single connections: it quotes addresses and bytes of clients. What
+// matters of it is counted in metrics.
+type discardLogger struct{}
+
+func (discardLogger) Printf(string, ...any) {}
+
+// Serve answers on ln until ctx is done; then it stops accepting, lets open calls end for at most drain, and cuts what
+// is left.
+func (p *Proxy) Serve(ctx context.Context, ln net.Listener, drain time.Duration) error {
+	stopWatch := p.watch.run()
+	defer stopWatch()
+	served := make(chan error, 1)
+	go func() { served <- p.server.Serve(p.watch.wrap(ln)) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	p.draining.Store(true)
+	limit, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	err := p.server.ShutdownWithContext(limit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		n := p.watch.closeAll()
+		p.Log.Warn("calls were cut at the end of the drain time", "connections", n, "drain", drain)
+		err = p.watch.wait(5 * time.Second)
+	}
+	for _, t := range p.Routes.All() {
+		t.CloseIdle(0)
+	}
+	return errors.Join(err, <-served)
+}
