@@ -40,9 +40,9 @@ type store interface {
 	dashboard.UsageReader
 }
 
-type fixedRate metering.ExchangeRate
+type fixedRate struct{ rate metering.ExchangeRate }
 
-func (r fixedRate) Rate() metering.ExchangeRate { return metering.ExchangeRate(r) }
+func (r fixedRate) Rate() metering.ExchangeRate { return r.rate }
 
 // site is an API over real stores.
 type site struct {
@@ -91,7 +91,7 @@ func newSite(t *testing.T, tenants tenancy.Store, ledger store, change ...func(*
 	s := &site{T: t, tenants: tenants, ledger: ledger}
 	opts := dashboard.Options{
 		Token: adminToken, Tenants: tenants, Registry: ledger, Usage: ledger, Version: "test",
-		Rates: fixedRate{Rate: 514_420_000, Date: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC), Source: "ptax"},
+		Rates: fixedRate{metering.ExchangeRate{Rate: 514_420_000, Date: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC), Source: "ptax"}},
 		Settings: dashboard.Settings{
 			Embedded: true, Listen: "127.0.0.1:8080", EnableGateway: true, TimeZone: "America/Sao_Paulo", UnknownModelPolicy: tenancy.RefuseUnknown,
 			Upstreams: []dashboard.Upstream{{Name: "gateway", BaseURL: "https://gateway.example/v1", HasKey: true}},

@@ -67,7 +67,8 @@ func (s *server) listChanges(ctx context.Context, in *struct {
 	ClientID uuid.UUID `query:"client_id" format:"uuid" doc:"Only of this tenant."`
 	Before   int64     `query:"before" minimum:"0" doc:"next of the page before."`
 	Limit    int       `query:"limit" minimum:"1" maximum:"1000" default:"50"`
-}) (*body[ChangePage], error) {
+},
+) (*body[ChangePage], error) {
 	entries, err := s.Tenants.Audit(ctx, in.ClientID, in.Before, in.Limit)
 	if err != nil {
 		return nil, s.fail(ctx, "change", err)

@@ -79,7 +79,8 @@ func (s *server) listKeys(ctx context.Context, in *ByID) (*body[KeyList], error)
 func (s *server) createKey(ctx context.Context, in *struct {
 	ByID
 	Body KeyNew
-}) (*body[KeyMade], error) {
+},
+) (*body[KeyMade], error) {
 	if _, err := s.Tenants.Tenant(ctx, in.ID); err != nil {
 		return nil, s.fail(ctx, "tenant", err)
 	}
@@ -97,7 +98,8 @@ func (s *server) createKey(ctx context.Context, in *struct {
 func (s *server) rotateKey(ctx context.Context, in *struct {
 	ByID
 	Body *Rotation
-}) (*body[KeyMade], error) {
+},
+) (*body[KeyMade], error) {
 	grace := defaultGrace
 	if in.Body != nil && in.Body.GraceSeconds != nil {
 		grace = time.Duration(*in.Body.GraceSeconds) * time.Second

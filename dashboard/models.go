@@ -86,7 +86,8 @@ func (s *server) listModels(ctx context.Context, in *struct {
 	Provider string `query:"provider"`
 	Kind     string `query:"kind" enum:"language,embedding,image,speech,transcription,moderation"`
 	Active   bool   `query:"active" doc:"Only those that are active and not retired."`
-}) (*body[ModelList], error) {
+},
+) (*body[ModelList], error) {
 	catalog, err := s.Registry.LoadCatalog(ctx)
 	if err != nil {
 		return nil, s.fail(ctx, "model", err)
@@ -138,6 +139,7 @@ func (s *server) createModel(ctx context.Context, in *struct{ Body ModelNew }) (
 		if price, wrong = b.Price.price(); len(wrong) > 0 {
 			return nil, huma.Error422UnprocessableEntity("the price is not valid", wrong...)
 		}
+		price.From = s.Now()
 	}
 	catalog, err := s.Registry.LoadCatalog(ctx)
 	if err != nil {
@@ -164,7 +166,8 @@ func (s *server) createModel(ctx context.Context, in *struct{ Body ModelNew }) (
 func (s *server) changeModel(ctx context.Context, in *struct {
 	ByID
 	Body ModelChange
-}) (*body[Model], error) {
+},
+) (*body[Model], error) {
 	was, err := s.model(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -188,7 +191,8 @@ func (s *server) changeModel(ctx context.Context, in *struct {
 func (s *server) setPrice(ctx context.Context, in *struct {
 	ByID
 	Body PriceNew
-}) (*body[Price], error) {
+},
+) (*body[Price], error) {
 	if in.Body.Figures.empty() {
 		return nil, huma.Error422UnprocessableEntity("a price needs at least one figure; a model that costs nothing has input and output at \"0\"")
 	}
@@ -196,7 +200,7 @@ func (s *server) setPrice(ctx context.Context, in *struct {
 	if len(wrong) > 0 {
 		return nil, huma.Error422UnprocessableEntity("the price is not valid", wrong...)
 	}
-	price.Note = in.Body.Note
+	price.Note, price.From = in.Body.Note, s.Now()
 	if from := in.Body.From; !from.IsZero() {
 		// What is in the log was priced when it was admitted; a price in the past would only make the two differ.
 		if from.Before(s.Now().Add(-time.Minute)) {

@@ -42,7 +42,8 @@ type Bad struct {
 
 func (s *server) syncModels(ctx context.Context, in *struct {
 	AcceptJumps bool `query:"accept_jumps" doc:"Take prices that look like a mistake as well."`
-}) (*body[SyncResult], error) {
+},
+) (*body[SyncResult], error) {
 	if s.Gateway == nil {
 		return nil, huma.Error409Conflict("there is no gateway to read from: ENABLE_AI_GATEWAY is false")
 	}

@@ -121,7 +121,8 @@ func (s *server) showTenant(ctx context.Context, in *ByID) (*body[Tenant], error
 func (s *server) changeTenant(ctx context.Context, in *struct {
 	ByID
 	Body TenantChange
-}) (*body[Tenant], error) {
+},
+) (*body[Tenant], error) {
 	return s.editTenant(ctx, in.ID, func(t *tenancy.Tenant) error {
 		before := *t
 		b := in.Body
@@ -172,7 +173,8 @@ func (s *server) deleteTenant(ctx context.Context, in *ByID) (*struct{}, error) 
 func (s *server) pauseTenant(ctx context.Context, in *struct {
 	ByID
 	Body Pause
-}) (*body[Tenant], error) {
+},
+) (*body[Tenant], error) {
 	return s.editTenant(ctx, in.ID, func(t *tenancy.Tenant) error {
 		t.Paused, t.PausedReason = true, in.Body.Reason
 		return nil

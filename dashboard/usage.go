@@ -94,8 +94,9 @@ func (s *server) usageRoutes() {
 func (s *server) listCalls(ctx context.Context, in *struct {
 	Span
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"50"`
-	Cursor string `query:"cursor" maxLength:"200" doc:"next of the page before."`
-}) (*body[CallPage], error) {
+	Cursor string `query:"cursor" pattern:"^([A-Za-z0-9_-]{32})?$" patternDescription:"the next of a page before" doc:"next of the page before."`
+},
+) (*body[CallPage], error) {
 	q := in.query()
 	q.Limit, q.Cursor = in.Limit, in.Cursor
 	report, err := s.ask(ctx, q)
@@ -187,7 +188,8 @@ func (s *server) sumCalls(ctx context.Context, in *struct {
 	Span
 	GroupBy  []string `query:"group_by" enum:"hour,day,month,client,model,provider,route,endpoint" doc:"Comma-separated."`
 	TimeZone string   `query:"time_zone" default:"UTC" doc:"Whose days and months; IANA name."`
-}) (*body[Summary], error) {
+},
+) (*body[Summary], error) {
 	zone, err := time.LoadLocation(in.TimeZone)
 	if err != nil {
 		return nil, huma.Error422UnprocessableEntity("time_zone is not an IANA name such as America/Sao_Paulo", &huma.ErrorDetail{Location: "query.time_zone", Message: "is unknown"})
@@ -243,7 +245,8 @@ type Metrics struct {
 func (s *server) gatewayMetrics(ctx context.Context, in *struct {
 	From time.Time `query:"from" doc:"Inclusive; default: 24 hours before to."`
 	To   time.Time `query:"to" doc:"Exclusive; default: now."`
-}) (*body[Metrics], error) {
+},
+) (*body[Metrics], error) {
 	m, err := s.metrics(ctx, Span{From: in.From, To: in.To}, 24*time.Hour, s.Settings.TimeZone)
 	if err != nil {
 		return nil, err
@@ -255,7 +258,8 @@ func (s *server) clientAnalytics(ctx context.Context, in *struct {
 	ClientID uuid.UUID `query:"client_id" format:"uuid" required:"true"`
 	From     time.Time `query:"from" doc:"Inclusive; default: 30 days before to."`
 	To       time.Time `query:"to" doc:"Exclusive; default: now."`
-}) (*body[Metrics], error) {
+},
+) (*body[Metrics], error) {
 	t, err := s.Tenants.Tenant(ctx, in.ClientID)
 	if err != nil {
 		return nil, s.fail(ctx, "tenant", err)
@@ -288,8 +292,12 @@ func (s *server) metrics(ctx context.Context, in Span, length time.Duration, zon
 		by metering.Dimension
 		to *[]Group
 	}{
-		{step, &m.ByTime}, {metering.ByModel, &m.ByModel}, {metering.ByProvider, &m.ByProvider},
-		{metering.ByRoute, &m.ByRoute}, {metering.ByEndpoint, &m.ByEndpoint}, {metering.ByClient, &m.ByClient},
+		{step, &m.ByTime},
+		{metering.ByModel, &m.ByModel},
+		{metering.ByProvider, &m.ByProvider},
+		{metering.ByRoute, &m.ByRoute},
+		{metering.ByEndpoint, &m.ByEndpoint},
+		{metering.ByClient, &m.ByClient},
 	}
 	for _, side := range sides {
 		if side.by == metering.ByClient && in.ClientID != uuid.Nil {

@@ -61,6 +61,19 @@ func NewCatalog(models []Model) *Catalog {
 	return c
 }
 
+// catalogOf puts together what a store read: models first and prices after them, so that every model has all prices
+// that it had when it was read, with no transaction around the two.
+func catalogOf(models []Model, prices []Price) *Catalog {
+	byModel := map[uuid.UUID][]Price{}
+	for _, p := range prices {
+		byModel[p.ModelID] = append(byModel[p.ModelID], p)
+	}
+	for i := range models {
+		models[i].Prices = byModel[models[i].ID]
+	}
+	return NewCatalog(models)
+}
+
 func inactive(m *Model) int {
 	if m.Active {
 		return 0

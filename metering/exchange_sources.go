@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/catraca/catraca/internal/money"
 )
 
@@ -92,33 +94,26 @@ func (s erAPISource) fetch(ctx context.Context, now time.Time) (rate ExchangeRat
 		}
 		return ExchangeRate{}, next, fmt.Errorf("er-api: %w", err)
 	}
-	var answer struct {
-		Result    string
-		ErrorType string      `json:"error-type"`
-		Base      string      `json:"base_code"`
-		Last      json.Number `json:"time_last_update_unix"`
-		Next      json.Number `json:"time_next_update_unix"`
-		EndOfLife json.Number `json:"time_eol_unix"`
-		Rates     struct{ BRL json.Number }
+	// Of some 160 rates one is wanted, as it is written: a float could change its last place.
+	if !gjson.ValidBytes(body) {
+		return ExchangeRate{}, next, errors.New("er-api: the answer is not JSON")
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return ExchangeRate{}, next, fmt.Errorf("er-api: %w", err)
+	answer := gjson.ParseBytes(body)
+	if result, base := answer.Get("result").Str, answer.Get("base_code").Str; result != "success" || base != "USD" {
+		return ExchangeRate{}, next, fmt.Errorf("er-api: result %.40q, base %.8q, error %.60q", result, base, answer.Get("error-type").Str)
 	}
-	if answer.Result != "success" || answer.Base != "USD" {
-		return ExchangeRate{}, next, fmt.Errorf("er-api: result %.40q, base %.8q, error %.60q", answer.Result, answer.Base, answer.ErrorType)
-	}
-	if at, err := answer.Next.Int64(); err == nil {
+	if at := answer.Get("time_next_update_unix").Int(); at > 0 {
 		// A day's rates are renewed within two days; a date beyond that is a fault that must not silence us for years.
 		next = time.Unix(min(at, now.Add(48*time.Hour).Unix()), 0)
 	}
-	if end, err := answer.EndOfLife.Int64(); err == nil && end > 0 && end <= now.Unix() {
+	if end := answer.Get("time_eol_unix").Int(); end > 0 && end <= now.Unix() {
 		return ExchangeRate{}, next, errors.New("er-api: this endpoint has reached its announced end of life; set CATRACA_EXCHANGE_RATE_URL to its successor")
 	}
 	rate = ExchangeRate{Source: sourceERAPI, Date: dateOf(now.UTC())}
-	if at, err := answer.Last.Int64(); err == nil && at > 0 {
+	if at := answer.Get("time_last_update_unix").Int(); at > 0 {
 		rate.Date = dateOf(time.Unix(at, 0).UTC())
 	}
-	if rate.Rate, err = money.ParseRate(answer.Rates.BRL.String()); err != nil {
+	if rate.Rate, err = money.ParseRate(answer.Get("rates.BRL").Raw); err != nil {
 		return ExchangeRate{}, next, fmt.Errorf("er-api: BRL: %w", err)
 	}
 	return rate, next, nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,6 +61,13 @@ func (f *fakeBanks) calls() (ptax, erAPI int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.ptaxAt), len(f.erAPIAt)
+}
+
+// asked is the last question to PTAX and when all were put.
+func (f *fakeBanks) asked() (last string, at []time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lastPTAX, slices.Clone(f.ptaxAt)
 }
 
 func says(status int, body string) func(*http.Request) (int, string) {
@@ -124,6 +132,12 @@ func run(t *testing.T, r *Rates) {
 	synctest.Wait()
 }
 
+// pass lets time go by and what then happens come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func wantRate(t *testing.T, r *Rates, rate, date, source string) {
 	t.Helper()
 	got := r.Now()
@@ -142,10 +156,10 @@ func TestRatesFallback(t *testing.T) {
 		f.set(says(0, ""), says(0, ""))     // both hang
 		run(t, r)
 		wantRate(t, r, "5", "", "fallback")
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		wantRate(t, r, "5", "", "fallback")
 		f.set(ptaxSays("6.1935", "1999-12-31 13:03:25.555497"), nil)
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		wantRate(t, r, "6.1935", "1999-12-31", "ptax") // any distance from the fallback: it is no rate that ever was
 	})
 }
@@ -162,29 +176,30 @@ func TestRatesDaily(t *testing.T) {
 		}, erAPISays("9"))
 		run(t, r)
 		wantRate(t, r, "5.1442", "1999-12-31", "ptax")
-		if store.last != r.Now() {
-			t.Errorf("kept %+v", store.last)
+		if kept, _, err := store.LastRate(t.Context()); err != nil || kept != r.Now() {
+			t.Errorf("kept %+v, %v", kept, err)
 		}
 		// 1999-12-31 21:00 in Brasília. The URL asks for the days before, month first.
 		want := "https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata/CotacaoDolarPeriodo(dataInicial=@dataInicial,dataFinalCotacao=@dataFinalCotacao)" +
 			"?@dataInicial='12-23-1999'&@dataFinalCotacao='12-31-1999'&$top=1&$orderby=dataHoraCotacao%20desc&$format=json"
-		if f.lastPTAX != want {
-			t.Errorf("asked %s\nwant  %s", f.lastPTAX, want)
+		if got, _ := f.asked(); got != want {
+			t.Errorf("asked %s\nwant  %s", got, want)
 		}
 		// One question a day, some minutes after it is published.
-		time.Sleep(10*24*time.Hour + time.Minute)
+		pass(10*24*time.Hour + time.Minute)
 		ptax, erAPI := f.calls()
 		if ptax != 11 || erAPI != 0 {
 			t.Errorf("%d calls of ptax and %d of er-api in ten days", ptax, erAPI)
 		}
-		for _, at := range f.ptaxAt[1:] {
+		_, asked := f.asked()
+		for _, at := range asked[1:] {
 			clock := at.In(brasilia)
 			if minute := clock.Hour()*60 + clock.Minute(); minute < 13*60+20 || minute > 13*60+41 {
 				t.Errorf("asked at %s", clock)
 			}
 		}
 		f.set(ptaxSays("5.2001", "2000-01-11 13:08:00"), nil)
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		wantRate(t, r, "5.2001", "2000-01-11", "ptax")
 	})
 }
@@ -194,24 +209,24 @@ func TestRatesSecondSource(t *testing.T) {
 		f.set(says(200, `{"value":[]}`), erAPISays("5.380123"))
 		run(t, r)
 		wantRate(t, r, "5.380123", "2000-01-01", "er-api")
-		time.Sleep(23 * time.Hour)
+		pass(23 * time.Hour)
 		ptax, erAPI := f.calls()
 		if erAPI != 1 || ptax < 20 || ptax > 60 {
 			t.Errorf("%d calls of ptax and %d of er-api, which asked to be left alone for the day", ptax, erAPI)
 		}
-		time.Sleep(3 * time.Hour)
+		pass(3 * time.Hour)
 		if _, erAPI := f.calls(); erAPI != 2 {
 			t.Errorf("%d calls of er-api after its next update", erAPI)
 		}
 		f.set(ptaxSays("5.4", "2000-01-03 13:03:25"), nil)
-		time.Sleep(time.Hour + time.Minute)
+		pass(time.Hour + time.Minute)
 		wantRate(t, r, "5.4", "2000-01-03", "ptax")
 
 		// PTAX fails for some hours: its rate stays. It fails for more than a day: the other source's is better.
 		f.set(says(503, ""), erAPISays("5.5"))
-		time.Sleep(22 * time.Hour)
+		pass(22 * time.Hour)
 		wantRate(t, r, "5.4", "2000-01-03", "ptax")
-		time.Sleep(26 * time.Hour)
+		pass(26 * time.Hour)
 		if r.Now().Source != "er-api" || r.Now().Rate != 550_000_000 {
 			t.Errorf("%+v", r.Now())
 		}
@@ -222,11 +237,11 @@ func TestRatesTooManyRequests(t *testing.T) {
 	rateBubble(t, nil, func(t *testing.T, r *Rates, f *fakeBanks) {
 		f.set(nil, says(429, ""))
 		run(t, r)
-		time.Sleep(20 * time.Minute)
+		pass(20 * time.Minute)
 		if ptax, erAPI := f.calls(); erAPI != 1 || ptax < 3 {
 			t.Errorf("%d calls of ptax and %d of er-api in the minutes after its 429", ptax, erAPI)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if _, erAPI := f.calls(); erAPI < 2 {
 			t.Error("er-api is never asked again")
 		}
@@ -238,20 +253,20 @@ func TestRatesRefusesJumps(t *testing.T) {
 		f.set(ptaxSays("5.0000", "1999-12-30 13:03:25"), nil)
 		run(t, r)
 		f.set(ptaxSays("6.51", "1999-12-31 13:03:25"), erAPISays("50.123"))
-		time.Sleep(48 * time.Hour)
+		pass(48 * time.Hour)
 		wantRate(t, r, "5", "1999-12-30", "ptax")
 		f.set(ptaxSays("6.50", "1999-12-31 13:03:25"), nil) // just 30 %
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		wantRate(t, r, "6.5", "1999-12-31", "ptax")
 		f.set(ptaxSays("4.54", "2000-01-03 13:03:25"), nil)
-		time.Sleep(48 * time.Hour)
+		pass(48 * time.Hour)
 		wantRate(t, r, "6.5", "1999-12-31", "ptax")
 		// A person says that the market really is there.
 		if err := r.Set(t.Context(), 450_000_000, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		wantRate(t, r, "4.5", "2000-01-05", "manual")
-		time.Sleep(2 * time.Hour)
+		pass(2 * time.Hour)
 		wantRate(t, r, "4.54", "2000-01-03", "ptax")
 		if err := r.Set(t.Context(), 0, time.Now()); err == nil {
 			t.Error("a rate of 0 was taken")
@@ -263,10 +278,10 @@ func TestRatesAcrossRestarts(t *testing.T) {
 	store := &memoryRates{last: ExchangeRate{Rate: 612340000, Date: time.Date(1999, 12, 20, 0, 0, 0, 0, time.UTC), Source: "ptax"}}
 	rateBubble(t, store, func(t *testing.T, r *Rates, f *fakeBanks) {
 		run(t, r) // both sources fail
-		time.Sleep(72 * time.Hour)
+		pass(72 * time.Hour)
 		wantRate(t, r, "6.1234", "1999-12-20", "ptax")
 		f.set(nil, erAPISays("3.1")) // measured by the stored one
-		time.Sleep(72 * time.Hour)
+		pass(72 * time.Hour)
 		wantRate(t, r, "6.1234", "1999-12-20", "ptax")
 	})
 }

@@ -125,7 +125,8 @@ func (q *MemoryQueue) Next(ctx context.Context, shard, most int, wait time.Durat
 	n := min(most, len(s.ready))
 	ds := slices.Clone(s.ready[:n])
 	s.pending = append(s.pending, ds...)
-	s.ready = append([]Delivery(nil), s.ready[n:]...)
+	clear(s.ready[:n])
+	s.ready = s.ready[n:]
 	return ds, nil
 }
 

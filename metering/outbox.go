@@ -25,8 +25,7 @@ type outbox struct {
 	batch   uint64
 	nextDue time.Time // none of flight is due before
 
-	again    *os.File // the segment that a repeat was last read from
-	againSeg *segment
+	again *segmentReader // of the segment that a repeat was last read from
 }
 
 // flying is a call that a queue was given and that the ledger is not known to have.
@@ -35,7 +34,7 @@ type flying struct {
 	at    int64
 	seq   uint64
 	ended int64     // µs
-	due   time.Time // to be sent again
+	due   time.Time // to be sent again; zero: at once, for the queue does not have it
 	batch uint64
 }
 
@@ -66,16 +65,15 @@ func (b *batch) finish() {
 	}
 }
 
-// take fills b with what is to be sent: first what is due again, then what was never sent. All of it is due again
-// after patience.
-func (s *Spool) take(b *batch, now time.Time, patience time.Duration) error {
+// take fills b with what is to be sent: first what is due again, then what was never sent. Whether the queue took it,
+// posted has to be told.
+func (s *Spool) take(b *batch, now time.Time) error {
 	o := &s.read
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.batch++
 	b.reset(o.batch)
-	due := now.Add(patience)
-	o.takeDue(s, b, now, due)
+	o.takeDue(s, b, now)
 	var err error
 	for len(b.sizes) < maxBatch && len(o.flight) < maxInFlight && err == nil {
 		var g *segment
@@ -88,21 +86,21 @@ func (s *Spool) take(b *batch, now time.Time, patience time.Duration) error {
 			s.log.Error("spool holds a call that this release cannot finish", "seq", rec.seq, "err", e)
 			continue
 		}
-		o.flight = append(o.flight, flying{g, rec.at, rec.seq, peekEnd(rec.payload), due, o.batch})
-		if o.nextDue.IsZero() || due.Before(o.nextDue) {
-			o.nextDue = due
-		}
+		o.flight = append(o.flight, flying{g, rec.at, rec.seq, peekEnd(rec.payload), never, o.batch})
 	}
 	b.finish()
 	return err
 }
 
+// never is when what a batch holds is due, until it is known what became of it.
+var never = time.Unix(1<<40, 0)
+
 // takeDue adds what has waited long enough, read from disk again.
-func (o *outbox) takeDue(s *Spool, b *batch, now, due time.Time) {
-	if o.nextDue.IsZero() || now.Before(o.nextDue) {
+func (o *outbox) takeDue(s *Spool, b *batch, now time.Time) {
+	if now.Before(o.nextDue) {
 		return
 	}
-	var next time.Time
+	o.nextDue = never
 	for i := range o.flight {
 		f := &o.flight[i]
 		if len(b.sizes) < maxBatch && !now.Before(f.due) && s.placeOf(f.g, f.seq) == newPlace(f.g.id, sent) {
@@ -112,32 +110,34 @@ func (o *outbox) takeDue(s *Spool, b *batch, now, due time.Time) {
 			}
 			if err != nil {
 				s.log.Error("spool record could not be read again", "file", filepath.Base(f.g.path), "seq", f.seq, "err", err)
+				f.due = now.Add(maxPatience)
 			} else {
-				f.batch = o.batch
-				b.repeats++
+				if !f.due.IsZero() {
+					b.repeats++
+				}
+				f.batch, f.due = o.batch, never
 			}
-			f.due = due
 		}
-		if next.IsZero() || f.due.Before(next) {
-			next = f.due
-		}
+		o.nextDue = earlier(o.nextDue, f.due)
 	}
-	o.nextDue = next
 }
 
 func (o *outbox) readAgain(f *flying) (record, error) {
-	if o.againSeg != f.g {
+	if o.again == nil || o.again.g != f.g {
 		if o.again != nil {
-			_ = o.again.Close() // it was only read
+			o.again.close()
 		}
 		var err error
-		if o.again, err = os.Open(f.g.path); err != nil {
-			o.againSeg, o.again = nil, nil
+		if o.again, err = f.g.reader(); err != nil {
 			return record{}, err
 		}
-		o.againSeg = f.g
 	}
-	return f.g.recordAt(o.again, f.at)
+	o.again.at, o.again.good = f.at, f.at
+	rec, ok, err := o.again.next(f.g.end.Load())
+	if err == nil && (!ok || rec.at != f.at) {
+		err = fmt.Errorf("the record at %d is damaged", f.at)
+	}
+	return rec, err
 }
 
 // payload adds a call to b: as its CLOSE says or, where its process died before, as far as it had come.
@@ -328,17 +328,17 @@ func (o *outbox) land(s *Spool) {
 	o.flight = keep
 }
 
-// failed makes a batch due at once: the queue did not take it.
-func (s *Spool) failed(b *batch) {
+// posted says when a batch is due again: after a while if the queue took it, at once, with the zero time, if not.
+func (s *Spool) posted(b *batch, due time.Time) {
 	o := &s.read
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range o.flight {
 		if o.flight[i].batch == b.no {
-			o.flight[i].due = time.Time{}
+			o.flight[i].due = due
 		}
 	}
-	o.nextDue = time.Unix(0, 0)
+	o.nextDue = earlier(o.nextDue, due)
 }
 
 // resend makes all that is on its way due at once: the queue has lost it.
@@ -349,7 +349,7 @@ func (s *Spool) resend() (n int) {
 	for i := range o.flight {
 		o.flight[i].due = time.Time{}
 	}
-	o.nextDue = time.Unix(0, 0)
+	o.nextDue = time.Time{}
 	return len(o.flight)
 }
 
@@ -369,12 +369,21 @@ func (s *Spool) waiting() (incarnations []uint64) {
 func (o *outbox) inFlight() (n int, oldest time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for i := range o.flight {
-		if t := time.UnixMicro(o.flight[i].ended); oldest.IsZero() || t.Before(oldest) {
-			oldest = t
-		}
+	if len(o.flight) == 0 {
+		return 0, oldest
 	}
-	return len(o.flight), oldest
+	first := o.flight[0].ended
+	for i := range o.flight {
+		first = min(first, o.flight[i].ended)
+	}
+	return len(o.flight), time.UnixMicro(first)
+}
+
+// full tells whether no more may be on its way.
+func (o *outbox) full() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.flight) >= maxInFlight
 }
 
 func (o *outbox) close() {
@@ -384,9 +393,9 @@ func (o *outbox) close() {
 		o.reader.close()
 	}
 	if o.again != nil {
-		_ = o.again.Close()
+		o.again.close()
 	}
-	o.reader, o.again, o.againSeg = nil, nil, nil
+	o.reader, o.again = nil, nil
 }
 
 // unsent counts the calls that have ended and were not taken.

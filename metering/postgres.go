@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -125,7 +126,7 @@ func (p *Postgres) Record(ctx context.Context, batch []Event) error {
 	return nil
 }
 
-// columnArray is one column of all rows.
+// columnArray is one column of all rows, in a form that pgx encodes without reflection.
 func columnArray(c logColumn, rows []logRow) any {
 	switch c.at(&rows[0]).(type) {
 	case *string:
@@ -133,30 +134,23 @@ func columnArray(c logColumn, rows []logRow) any {
 	case *int64:
 		return collect(c, rows, func(v *int64) int64 { return *v })
 	case *bool:
-		return collect(c, rows, func(v *bool) bool { return *v })
+		return collect(c, rows, func(v *bool) pgtype.Bool { return pgtype.Bool{Bool: *v, Valid: true} })
 	case *uuid.UUID:
-		return collect(c, rows, func(v *uuid.UUID) uuid.UUID { return *v })
+		return collect(c, rows, func(v *uuid.UUID) pgtype.UUID { return pgtype.UUID{Bytes: *v, Valid: true} })
 	case *time.Time:
-		return collect(c, rows, func(v *time.Time) *time.Time {
-			if v.IsZero() {
-				return nil
-			}
-			return v
-		})
+		if c.kind == asDay {
+			return collect(c, rows, func(v *time.Time) pgtype.Date { return pgtype.Date{Time: *v, Valid: !v.IsZero()} })
+		}
+		return collect(c, rows, func(v *time.Time) pgtype.Timestamptz { return pgtype.Timestamptz{Time: *v, Valid: true} })
 	case *nullInt64:
-		return collect(c, rows, func(v *nullInt64) *int64 {
-			if !v.Valid {
-				return nil
-			}
-			return &v.V
-		})
+		return collect(c, rows, func(v *nullInt64) pgtype.Int8 { return pgtype.Int8{Int64: v.V, Valid: v.Valid} })
 	default:
 		panic("BUG: column " + c.name + " has a type that no store knows")
 	}
 }
 
-func collect[From, To any](c logColumn, rows []logRow, value func(*From) To) []To {
-	all := make([]To, len(rows))
+func collect[From, To any](c logColumn, rows []logRow, value func(*From) To) pgtype.FlatArray[To] {
+	all := make(pgtype.FlatArray[To], len(rows))
 	for i := range rows {
 		all[i] = value(c.at(&rows[i]).(*From))
 	}
@@ -194,12 +188,12 @@ func multirange(ranges Ranges) string {
 	return string(append(b, '}'))
 }
 
-// retry runs a transaction, and again when Postgres broke it off so that another could go on.
+// retry runs a transaction, and again when Postgres broke it off for a reason that passes.
 func (p *Postgres) retry(ctx context.Context, do func(pgx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := pgx.BeginFunc(ctx, p.pool, do)
 		var pg *pgconn.PgError
-		if !errors.As(err, &pg) || pg.Code != "40P01" && pg.Code != "40001" || try == 8 {
+		if !errors.As(err, &pg) || !passing(pg) || try == 8 {
 			return err
 		}
 		wait := time.Duration(1+rand.IntN(10<<min(try, 5))) * time.Millisecond
@@ -211,10 +205,17 @@ func (p *Postgres) retry(ctx context.Context, do func(pgx.Tx) error) error {
 	}
 }
 
+// passing tells whether the same transaction may well succeed now: it was broken off so that another could go on, or it
+// had chosen the default partition while the right one was being attached. That last one comes as a broken check
+// (23514) with no name, unlike those that tables have.
+func passing(pg *pgconn.PgError) bool {
+	return pg.Code == "40P01" || pg.Code == "40001" || pg.Code == "23514" && pg.ConstraintName == ""
+}
+
 // permanent marks what Postgres will refuse for ever: bad data (class 22) and broken constraints (class 23).
 func permanent(err error) error {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23")) {
+	if errors.As(err, &pg) && !passing(pg) && (strings.HasPrefix(pg.Code, "22") || strings.HasPrefix(pg.Code, "23")) {
 		return fmt.Errorf("%w: %w", ErrUnrecordable, err)
 	}
 	return err

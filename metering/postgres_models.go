@@ -16,33 +16,23 @@ import (
 
 // LoadCatalog reads the registry with all prices.
 func (p *Postgres) LoadCatalog(ctx context.Context) (*Catalog, error) {
-	var models []Model
-	// One snapshot, so that no price is read without its model.
-	err := pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		if models, err = pgModels(ctx, tx); err != nil {
-			return err
-		}
-		prices, err := pgPrices(ctx, tx, uuid.Nil)
-		if err != nil {
-			return err
-		}
-		byModel := map[uuid.UUID][]Price{}
-		for _, price := range prices {
-			byModel[price.ModelID] = append(byModel[price.ModelID], price)
-		}
-		for i := range models {
-			models[i].Prices = byModel[models[i].ID]
-		}
-		return nil
-	})
+	models, err := pgModels(ctx, p.pool)
 	if err != nil {
 		return nil, fmt.Errorf("load the registry: %w", err)
 	}
-	return NewCatalog(models), nil
+	prices, err := pgPrices(ctx, p.pool, uuid.Nil)
+	if err != nil {
+		return nil, fmt.Errorf("load the registry: %w", err)
+	}
+	return catalogOf(models, prices), nil
 }
 
-func pgModels(ctx context.Context, tx pgx.Tx) ([]Model, error) {
-	rows, err := tx.Query(ctx, `SELECT id, provider, model_name, gateway_identifier, kind, capabilities, coalesce(context_window, 0),
+type pgReader interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+}
+
+func pgModels(ctx context.Context, db pgReader) ([]Model, error) {
+	rows, err := db.Query(ctx, `SELECT id, provider, model_name, gateway_identifier, kind, capabilities, coalesce(context_window, 0),
 	coalesce(max_output_tokens, 0), coalesce(is_active, true), coalesce(retires_at, '0001-01-01 00:00:00+00'), replacement,
 	coalesce(description, ''), coalesce(created_at, '0001-01-01 00:00:00+00')
 FROM ai_models_registry`)
@@ -59,8 +49,8 @@ FROM ai_models_registry`)
 }
 
 // pgPrices reads the prices of a model, or of all.
-func pgPrices(ctx context.Context, tx pgx.Tx, model uuid.UUID) ([]Price, error) {
-	rows, err := tx.Query(ctx, `SELECT id, model_id, effective_from, coalesce(effective_to, '0001-01-01 00:00:00+00'), source, note,
+func pgPrices(ctx context.Context, db pgReader, model uuid.UUID) ([]Price, error) {
+	rows, err := db.Query(ctx, `SELECT id, model_id, effective_from, coalesce(effective_to, '0001-01-01 00:00:00+00'), source, note,
 	(input_usd * 1000000000000)::int8, (output_usd * 1000000000000)::int8, (cached_usd * 1000000000000)::int8,
 	(cache_write_usd * 1000000000000)::int8, (audio_input_usd * 1000000000000)::int8, (audio_output_usd * 1000000000000)::int8,
 	(audio_second_usd * 1000000000000)::int8, (image_usd * 1000000000000)::int8, (character_usd * 1000000000000)::int8, tiers::text

@@ -2,6 +2,7 @@ package metering
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -169,14 +170,16 @@ func (p *Postgres) logRows(ctx context.Context, plan *usagePlan) ([]logRow, erro
 	return all, nil
 }
 
-// OwnsUpstreamID tells whether an upstream gave this id to a call of this client, as far as the ledger knows: a call of
+// Owner tells on which route an upstream gave this id to a call of this client, as far as the ledger knows: a call of
 // the last seconds may still be on its way here.
-func (p *Postgres) OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error) {
-	var owns bool
-	err := p.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM gateway_usage_logs WHERE client_id = $1 AND upstream_id = $2)",
-		client, cleanText(id, maxColumn)).Scan(&owns)
-	if err != nil {
-		return false, fmt.Errorf("look up an upstream id: %w", err)
+func (p *Postgres) Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error) {
+	err = p.pool.QueryRow(ctx, "SELECT route, provider FROM gateway_usage_logs WHERE client_id = $1 AND upstream_id = $2 LIMIT 1",
+		client, cleanText(upstreamID, maxColumn)).Scan(&route, &provider)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", "", false, nil
 	}
-	return owns && id != "", nil
+	if err != nil {
+		return "", "", false, fmt.Errorf("look up an upstream id: %w", err)
+	}
+	return route, provider, upstreamID != "", nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,13 +62,16 @@ func (s *Spool) recover() error {
 // recoverLog finds out how far each call of an incarnation had come.
 func (s *Spool) recoverLog(l *callLog) error {
 	var bare []*segment // without a header that can be read
+	first := uint64(math.MaxUint64)
 	for _, g := range l.segments {
 		s.segments[g.id] = g
 		whole, err := g.loadHeader()
 		if err != nil {
 			return fmt.Errorf("spool segment %s: %w", g.path, err)
 		}
-		if !whole {
+		if whole {
+			first = min(first, g.firstSeq)
+		} else {
 			bare = append(bare, g)
 		}
 	}
@@ -98,7 +102,7 @@ func (s *Spool) recoverLog(l *callLog) error {
 	for _, g := range l.segments {
 		closed += g.closed
 	}
-	lost := l.calls.settleMissing(l.segments[0].firstSeq)
+	lost := l.calls.settleMissing(first)
 	s.stats.Lost += int(lost.Count())
 	s.stats.Depth += closed
 	s.unread += closed

@@ -221,19 +221,6 @@ func leadingZeros(b []byte) int {
 	return n
 }
 
-// recordAt reads the one record at a place.
-func (g *segment) recordAt(f io.ReaderAt, at int64) (record, error) {
-	b := make([]byte, recordHeader+maxPayload)
-	n, err := readSegment(f, b, at)
-	if err != nil {
-		return record{}, err
-	}
-	if rec, ok := g.parse(b[:n], at); ok {
-		return rec, nil
-	}
-	return record{}, fmt.Errorf("the record at %d is damaged", at)
-}
-
 // readSegment fills b with the file's bytes from a place on. Pages that the disk cannot give read as zeros, for the
 // records around them are still worth having.
 func readSegment(f io.ReaderAt, b []byte, at int64) (n int, err error) {

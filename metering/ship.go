@@ -96,7 +96,7 @@ func (h *Shipper) ship(ctx context.Context) (again time.Time) {
 		if now.Before(h.retryAt) {
 			return earlier(h.retryAt, h.pollAt)
 		}
-		if err := h.spool.take(&h.batch, now, h.patience); err != nil {
+		if err := h.spool.take(&h.batch, now); err != nil {
 			h.log.Error("spool could not be read; trying again", "err", err)
 			h.pause(now)
 		}
@@ -110,7 +110,7 @@ func (h *Shipper) ship(ctx context.Context) (again time.Time) {
 			break
 		}
 	}
-	if h.spool.Stats().InFlight >= maxInFlight {
+	if h.spool.read.full() {
 		h.pollAt = earlier(h.pollAt, time.Now().Add(pollSoon))
 	}
 	if !h.retryAt.IsZero() {
@@ -131,13 +131,14 @@ func (h *Shipper) publish(ctx context.Context, now time.Time) (ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	if err := h.queue.Publish(ctx, h.batch.messages); err != nil {
-		h.spool.failed(&h.batch)
+		h.spool.posted(&h.batch, time.Time{})
 		if h.backoff == 0 {
 			h.log.Warn("usage queue is not taking events; they wait in the spool", "err", err)
 		}
 		h.pause(now)
 		return false
 	}
+	h.spool.posted(&h.batch, now.Add(h.patience))
 	if h.backoff > 0 {
 		h.log.Info("usage queue is taking events again")
 		h.backoff, h.retryAt = 0, time.Time{}

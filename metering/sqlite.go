@@ -134,7 +134,9 @@ func receive(ctx context.Context, tx *sql.Tx, rows []logRow) ([]*logRow, error) 
 	return fresh, nil
 }
 
+// sqliteReader is a handle or a transaction.
 type sqliteReader interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 

@@ -16,32 +16,19 @@ import (
 
 // LoadCatalog reads the registry with all prices.
 func (s *SQLite) LoadCatalog(ctx context.Context) (*Catalog, error) {
-	// One snapshot, so that no price is read without its model.
-	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	models, err := sqliteModels(ctx, s.read)
 	if err != nil {
 		return nil, fmt.Errorf("load the registry: %w", err)
 	}
-	defer tx.Rollback()
-	models, err := sqliteModels(ctx, tx)
+	prices, err := sqlitePrices(ctx, s.read, uuid.Nil)
 	if err != nil {
 		return nil, fmt.Errorf("load the registry: %w", err)
 	}
-	prices, err := sqlitePrices(ctx, tx, uuid.Nil)
-	if err != nil {
-		return nil, fmt.Errorf("load the registry: %w", err)
-	}
-	byModel := map[uuid.UUID][]Price{}
-	for _, price := range prices {
-		byModel[price.ModelID] = append(byModel[price.ModelID], price)
-	}
-	for i := range models {
-		models[i].Prices = byModel[models[i].ID]
-	}
-	return NewCatalog(models), nil
+	return catalogOf(models, prices), nil
 }
 
-func sqliteModels(ctx context.Context, tx *sql.Tx) ([]Model, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, provider, model_name, gateway_identifier, kind, capabilities, coalesce(context_window, 0),
+func sqliteModels(ctx context.Context, db sqliteReader) ([]Model, error) {
+	rows, err := db.QueryContext(ctx, `SELECT id, provider, model_name, gateway_identifier, kind, capabilities, coalesce(context_window, 0),
 	coalesce(max_output_tokens, 0), coalesce(is_active, 1), retires_at, replacement, coalesce(description, ''), created_at
 FROM ai_models_registry`)
 	if err != nil {
@@ -64,8 +51,8 @@ FROM ai_models_registry`)
 }
 
 // sqlitePrices reads the prices of a model, or of all.
-func sqlitePrices(ctx context.Context, tx *sql.Tx, model uuid.UUID) ([]Price, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, model_id, effective_from, effective_to, source, note, input_usd, output_usd, cached_usd,
+func sqlitePrices(ctx context.Context, db sqliteReader, model uuid.UUID) ([]Price, error) {
+	rows, err := db.QueryContext(ctx, `SELECT id, model_id, effective_from, effective_to, source, note, input_usd, output_usd, cached_usd,
 	cache_write_usd, audio_input_usd, audio_output_usd, audio_second_usd, image_usd, character_usd, tiers
 FROM model_prices WHERE ?1 = ?2 OR model_id = ?1`, model.String(), uuid.Nil.String())
 	if err != nil {

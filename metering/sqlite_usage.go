@@ -225,17 +225,19 @@ func scanSQLiteRow(rows *sql.Rows, r *logRow) error {
 	return rows.Scan(append(dest, sqliteInstant{&r.recordedAt})...)
 }
 
-// OwnsUpstreamID tells whether an upstream gave this id to a call of this client, as far as the ledger knows: a call of
+// Owner tells on which route an upstream gave this id to a call of this client, as far as the ledger knows: a call of
 // the last seconds may still be on its way here.
-func (s *SQLite) OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error) {
-	var one int
-	err := s.read.QueryRowContext(ctx, "SELECT 1 FROM gateway_usage_logs WHERE client_id = ? AND upstream_id = ? LIMIT 1",
-		client.String(), cleanText(id, maxColumn)).Scan(&one)
+func (s *SQLite) Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error) {
+	err = s.read.QueryRowContext(ctx, "SELECT route, provider FROM gateway_usage_logs WHERE client_id = ? AND upstream_id = ? LIMIT 1",
+		client.String(), cleanText(upstreamID, maxColumn)).Scan(&route, &provider)
 	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+		return "", "", false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look up an upstream id: %w", err)
+		return "", "", false, fmt.Errorf("look up an upstream id: %w", err)
 	}
-	return id != "", nil
+	return route, provider, upstreamID != "", nil
 }
+
+// MakePartitions has nothing to do: SQLite has no partitions.
+func (s *SQLite) MakePartitions(context.Context, time.Time, int) (made int, err error) { return 0, nil }

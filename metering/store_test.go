@@ -23,7 +23,7 @@ type store interface {
 	Ledger
 	Usage(ctx context.Context, q UsageQuery) (UsageReport, error)
 	UsageFromLog(ctx context.Context, q UsageQuery) ([]UsageGroup, Totals, error)
-	OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error)
+	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
 	ModelStore
 	ShowPrices(ctx context.Context, now time.Time) error
 	RateStore
@@ -367,7 +367,7 @@ func TestBadTextDoesNotLoseTheBill(t *testing.T) {
 		if row.ConversationID != "a\uFFFDb" || row.Phone != "\uFFFD" || row.LatencyMs != 0 {
 			t.Errorf("%q %q %d", row.ConversationID, row.Phone, row.LatencyMs)
 		}
-		if owns, err := s.OwnsUpstreamID(t.Context(), ev.ClientID, ev.UpstreamID); err != nil || !owns {
+		if _, _, owns, err := s.Owner(t.Context(), ev.ClientID, ev.UpstreamID); err != nil || !owns {
 			t.Errorf("owns a long id: %v, %v", owns, err)
 		}
 		if plain(report.Total) != plain(func() Totals { ev.LatencyMs = 0; return expected([]Event{ev}) }()) {
@@ -389,7 +389,7 @@ func TestSumsPastSixtyFourBits(t *testing.T) {
 	})
 }
 
-func TestOwnsUpstreamID(t *testing.T) {
+func TestOwner(t *testing.T) {
 	onStores(t, func(t *testing.T, s store) {
 		ev := randomEvents(9, 9, 1)[0]
 		ev.ClientID, ev.UpstreamID = clientIDs[0], "resp_1"
@@ -401,8 +401,12 @@ func TestOwnsUpstreamID(t *testing.T) {
 			id     string
 			want   bool
 		}{{clientIDs[0], "resp_1", true}, {clientIDs[1], "resp_1", false}, {clientIDs[0], "resp_2", false}, {bare.ClientID, "", false}} {
-			if got, err := s.OwnsUpstreamID(t.Context(), c.client, c.id); err != nil || got != c.want {
+			route, provider, got, err := s.Owner(t.Context(), c.client, c.id)
+			if err != nil || got != c.want {
 				t.Errorf("%s owns %q: %v, %v", c.client, c.id, got, err)
+			}
+			if got && (route != ev.Route || provider != ev.Provider) {
+				t.Errorf("%q was made on %s/%s, want %s/%s", c.id, route, provider, ev.Route, ev.Provider)
 			}
 		}
 	})
@@ -544,4 +548,30 @@ func TestUsageOfATime(t *testing.T) {
 			t.Error("a time that ends before it begins was taken")
 		}
 	})
+}
+
+// benchmarkBatch is 500 events with the sequence numbers after seq, as a busy second brings them: three tenants, four
+// models.
+func benchmarkBatch(incarnation uint64, seq int) []Event {
+	r := rand.New(rand.NewPCG(incarnation, uint64(seq)))
+	events := make([]Event, 500)
+	for i := range events {
+		ev := randomEvent(r, incarnation, uint64(seq+i+1))
+		ev.AdmittedAt = testDay.Add(time.Duration(seq+i) * time.Millisecond)
+		ev.Endpoint, ev.Route, ev.Provider = "chat.completions", "gateway", "openai"
+		events[i] = ev
+	}
+	return events
+}
+
+func benchmarkRecord(b *testing.B, s store) {
+	for seq := 0; b.Loop(); seq += 500 {
+		b.StopTimer()
+		events := benchmarkBatch(1, seq)
+		b.StartTimer()
+		if err := s.Record(b.Context(), events); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(500*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,12 +142,12 @@ func (w *Worker) holdShard(ctx context.Context, shard int) error {
 	c := consumption{Worker: w, shard: shard, dirty: make(map[uint64]bool)}
 	for {
 		ds, err := c.fetch(ctx)
-		// A stop takes effect here, once what was fetched is recorded: nothing below is cut short by it.
-		last := ctx.Err() != nil
+		// A stop takes effect once what was fetched is recorded and told: it cuts nothing short.
 		work := context.WithoutCancel(ctx)
 		err = errors.Join(err, c.settle(work, ds))
-		c.publish(work, last || err != nil)
-		if last || err != nil {
+		last := err != nil || ctx.Err() != nil
+		c.publish(work, last)
+		if last {
 			return err
 		}
 	}
@@ -166,10 +167,10 @@ type consumption struct {
 // attempt is an event that is to be recorded.
 type attempt struct {
 	Delivery
-	event    Event
-	settled  bool
-	fails    int   // alone, and with another event taken since the failure before
-	lastFail int64 // ns
+	event   Event
+	settled bool
+	since   int64 // when a batch with it first failed, in ns
+	fails   int   // alone, after the ledger took others since then
 }
 
 // fetch gets the next batch: as it comes when there is much, after a moment of waiting when there is little.
@@ -247,8 +248,15 @@ func (c *consumption) record(ctx context.Context, batch []*attempt) {
 	if len(batch) == 0 {
 		return
 	}
+	fresh := slices.ContainsFunc(batch, func(a *attempt) bool { return a.since == 0 })
 	err := c.try(ctx, batch)
-	if err == nil || len(batch) > 1 && c.tries < wholeTries && !errors.Is(err, ErrUnrecordable) {
+	if err == nil {
+		return
+	}
+	// With a ledger that is down it is no use to take a large batch apart each time: it is done when it has something
+	// new in it, and else less and less often.
+	apart := c.tries >= wholeTries && (fresh || len(batch) <= 8 || bits.OnesCount(uint(c.tries)) == 1)
+	if len(batch) > 1 && !apart && !errors.Is(err, ErrUnrecordable) {
 		return
 	}
 	budget := bisectBudget(len(batch))
@@ -293,6 +301,12 @@ func (c *consumption) try(ctx context.Context, batch []*attempt) error {
 		if c.failures.Add(1); c.tries == 0 {
 			c.log.Warn("ledger did not take a batch; trying again", "shard", c.shard, "events", len(batch), "err", err)
 		}
+		now := time.Now().UnixNano()
+		for _, a := range batch {
+			if a.since == 0 {
+				a.since = now
+			}
+		}
 		return err
 	}
 	c.success.Store(time.Now().UnixNano())
@@ -307,11 +321,10 @@ func (c *consumption) try(ctx context.Context, batch []*attempt) error {
 // failed notes that an event failed alone. It is parked when no try can help, or when it has failed again and again
 // while the ledger took others: with only failures around, the cause may be the ledger.
 func (c *consumption) failed(ctx context.Context, a *attempt, err error) {
-	if c.success.Load() > a.lastFail {
+	if c.success.Load() >= a.since {
 		a.fails++
 	}
-	a.lastFail = time.Now().UnixNano()
-	if errors.Is(err, ErrUnrecordable) || a.fails > poisonTries {
+	if errors.Is(err, ErrUnrecordable) || a.fails >= poisonTries {
 		c.bury(ctx, a, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -266,5 +267,28 @@ func TestChangesAreVisibleInOrder(t *testing.T) {
 	}
 	if seen != writers*each {
 		t.Errorf("the follower met %d of %d changes", seen, writers*each)
+	}
+}
+
+// TestManyChangesAtOnce is a SaaS that switches all its clients in one statement. The cost of a change must not grow
+// with the length of the feed: it did once, and this took a quarter of an hour.
+func TestManyChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	db := openPostgres(t, testenv.Migrated(t))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	const clients = 30_000
+	for _, statement := range []string{
+		"INSERT INTO clients (name) SELECT 'x' FROM generate_series(1, 30000)",
+		"UPDATE clients SET use_ai_gateway = true",
+	} {
+		start := time.Now()
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+		t.Logf("%s: %v", statement, time.Since(start).Round(time.Millisecond))
+	}
+	if n := count(t, db, "SELECT count(*) FROM config_changes WHERE client_id IS NOT NULL"); n != 2*clients {
+		t.Errorf("%d changes for %d clients made and switched", n, clients)
 	}
 }

@@ -52,7 +52,6 @@ type call struct {
 	piece   []byte
 	joined  []byte
 	beat    time.Time // of the last PROGRESS record
-	wrote   bool      // something of the answer's body has gone to the client
 }
 
 var protocol = []byte("HTTP/1.1")
@@ -84,15 +83,18 @@ func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 	return c
 }
 
-// release gives the call back. Every pointer into the request is dropped first.
+// release gives the call back. Every pointer into the request is dropped first; what has memory of its own keeps it.
 func (p *Proxy) release(c *call) {
-	lines, req, x, joined := c.head.lines[:0], c.req, c.x, c.joined
-	if cap(joined) > 64<<10 {
-		joined = nil
-	}
-	*c = call{p: p, req: req, x: x, joined: joined}
-	c.head.lines = lines
+	c.ctx, c.conn, c.ep, c.who, c.model, c.target = nil, nil, nil, nil, nil, nil
+	c.rest, c.piece, c.send = nil, nil, ""
+	c.head = head{lines: c.head.lines[:0]}
 	c.req.Reset()
+	c.out = upstream.Request{}
+	c.event = metering.Event{}
+	c.opened, c.settled, c.hide = false, false, false
+	if cap(c.joined) > 64<<10 {
+		c.joined = nil
+	}
 	p.calls.Put(c)
 }
 
@@ -241,14 +243,21 @@ func (c *call) read() error {
 		if err != nil {
 			return err
 		}
-		return openai.ParseMultipart(body, b, &c.req)
+		if err := openai.ParseMultipart(body, b, &c.req); err != nil {
+			return err
+		}
+		if c.req.File() == nil {
+			return &openai.Error{Type: invalidRequest, Code: "invalid_multipart", Param: "file", Message: "the form has no file"}
+		}
+		return nil
 	}
-	c.req = openai.Request{N: 1, MaxOutput: -1}
+	c.req.Reset()
 	return nil
 }
 
 // open writes the call into the spool: from here on it will be in the ledger, whatever happens.
 func (c *call) open() error {
+	c.reading.Reset() // it may still hold what an earlier call read
 	e := &c.event
 	*e = metering.Event{
 		RequestID:      c.requestID(),

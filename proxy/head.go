@@ -47,7 +47,10 @@ func (h *head) read(raw []byte) error {
 		}
 		line := raw[:end+1]
 		raw = raw[end+1:]
-		text := bytes.TrimRight(line, "\r\n")
+		text := bytes.TrimSuffix(line, []byte("\r\n"))
+		if len(text) == len(line) {
+			return badRequest("invalid_header", "a header line does not end in CRLF")
+		}
 		if len(text) == 0 {
 			continue
 		}
@@ -55,8 +58,8 @@ func (h *head) read(raw []byte) error {
 			return badRequest("invalid_header", "a header line begins with a space: folded headers are not accepted, send each header on one line")
 		}
 		colon := bytes.IndexByte(text, ':')
-		if colon <= 0 {
-			return badRequest("invalid_header", "a header line has no colon")
+		if colon <= 0 || bytes.IndexByte(text[:colon], ' ') >= 0 {
+			return badRequest("invalid_header", "a header line has no name and colon, or a space in its name")
 		}
 		if err := h.take(text[:colon], bytes.Trim(text[colon+1:], " \t"), text); err != nil {
 			return err
@@ -112,6 +115,9 @@ func (h *head) take(name, value, line []byte) error {
 	case "content-length":
 		return h.once(seenContentLength, "Content-Length")
 	case "transfer-encoding":
+		if !bytes.EqualFold(value, []byte("chunked")) {
+			return badRequest("invalid_header", "the only Transfer-Encoding that is known here is chunked")
+		}
 		return h.once(seenTransferEncoding, "Transfer-Encoding")
 	case "expect":
 		return h.once(seenExpect, "Expect")

@@ -141,9 +141,14 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener, drain time.Duration)
 	case <-ctx.Done():
 	}
 	p.draining.Store(true)
+	p.watch.draining.Store(true)
 	limit, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
+	end := time.Now().Add(drain)
 	err := p.server.ShutdownWithContext(limit)
+	if err == nil && p.watch.wait(time.Until(end)) != nil {
+		err = context.DeadlineExceeded // streams to HTTP/1.0 clients, which were taken from the server
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		n := p.watch.closeAll()
 		p.Log.Warn("calls were cut at the end of the drain time", "connections", n, "drain", drain)

@@ -28,7 +28,6 @@ func (c *call) relay() (streaming bool, err error) {
 	whole := status >= 400 || len(contentType) == 0 || hasPrefixFold(contentType, "application/json") ||
 		hasPrefixFold(contentType, "text/") || c.ep.kind != openai.Speech
 	c.passHead(h)
-	c.reading.Reset()
 	if !events && whole {
 		return false, c.relayWhole()
 	}
@@ -202,7 +201,7 @@ func (c *call) brokeOff(err error) error {
 	outcome := metering.Truncated
 	switch {
 	case c.cancelled():
-		outcome = metering.ClientGone
+		outcome, err = metering.ClientGone, upstream.ErrCancelled
 	case errors.Is(err, upstream.ErrTimeout):
 		c.event.ErrorCode = "upstream_timeout"
 	}

@@ -28,20 +28,18 @@ func (b *eventBody) Close() error { return b.c.closeStream() }
 
 // WriteTo runs the stream.
 func (b *eventBody) WriteTo(w io.Writer) (n int64, err error) {
-	c := b.c
-	defer func() {
-		if fault := recover(); fault != nil {
-			err = c.streamPanic(fault)
-		}
-	}()
-	return 0, c.pump(w)
+	defer b.c.recovered(&err)
+	return 0, b.c.pump(w)
 }
 
-func (c *call) streamPanic(fault any) error {
-	c.p.Log.Error("panic in a stream", "request_id", c.requestID(), "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
-	c.p.metrics.panics.Inc()
-	c.settle(metering.InternalError)
-	return errPanic
+// recovered turns a panic into the failure of the one call that it happened in.
+func (c *call) recovered(err *error) {
+	if fault := recover(); fault != nil {
+		c.p.Log.Error("panic in a stream", "request_id", c.requestID(), "panic", fmt.Sprint(fault), "stack", string(debug.Stack()))
+		c.p.metrics.panics.Inc()
+		c.settle(metering.InternalError)
+		*err = errPanic
+	}
 }
 
 // closeStream gives everything back. The call must not be touched afterwards.
@@ -178,15 +176,15 @@ func endsEvent(b []byte) bool {
 type fileBody struct{ c *call }
 
 // Read hands out the body for a known length.
-func (b *fileBody) Read(p []byte) (int, error) {
+func (b *fileBody) Read(p []byte) (n int, err error) {
 	c := b.c
+	defer c.recovered(&err)
 	if len(c.piece) == 0 {
-		var err error
 		if c.piece, err = c.x.Body.Next(); err != nil {
 			return 0, c.endFile(err)
 		}
 	}
-	n := copy(p, c.piece)
+	n = copy(p, c.piece)
 	c.piece = c.piece[n:]
 	if len(c.piece) == 0 && c.x.Body.Done() {
 		c.settle(metering.OK) // before the last byte leaves
@@ -200,6 +198,7 @@ func (b *fileBody) SupportsBodyWriteTo() bool { return b.c.x.Body.Sized < 0 }
 // WriteTo hands out the body piece by piece.
 func (b *fileBody) WriteTo(w io.Writer) (n int64, err error) {
 	c := b.c
+	defer c.recovered(&err)
 	for {
 		p, err := c.x.Body.Next()
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 type watch struct {
 	writeTimeout time.Duration
 	clock        atomic.Int64 // nanoseconds, as of the last sweep: good enough to decide about deadlines of minutes
+	draining     atomic.Bool  // connections that have not sent a byte are closed: fasthttp would wait for them
 
 	mu    sync.Mutex
 	conns map[*clientConn]struct{}
@@ -60,6 +61,8 @@ func (w *watch) sweep(now time.Time) {
 	for c := range w.conns {
 		if since := c.busySince.Load(); since != 0 && since < before && c.gone() {
 			c.cancel.Cancel()
+		} else if w.draining.Load() && !c.spoke.Load() {
+			_ = c.Conn.Close()
 		}
 	}
 }
@@ -121,6 +124,7 @@ type clientConn struct {
 	busySince atomic.Int64
 	cancel    upstream.Canceller
 	closed    atomic.Bool
+	spoke     atomic.Bool // it has sent a byte
 
 	readBy  time.Time // deadlines in force, so that they are not set again for a small difference
 	writeBy int64
@@ -136,6 +140,15 @@ func (c *clientConn) SetReadDeadline(t time.Time) error {
 	}
 	c.readBy = t
 	return c.Conn.SetReadDeadline(t)
+}
+
+// Read notes that the client has begun to speak.
+func (c *clientConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && !c.spoke.Load() {
+		c.spoke.Store(true)
+	}
+	return n, err
 }
 
 // Write bounds how long a client that reads nothing can hold an answer. The deadline is moved at most every few

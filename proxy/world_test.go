@@ -123,6 +123,23 @@ func (w *world) serve(o Options, drain time.Duration) {
 	})
 }
 
+// metric is the sum of a counter or gauge over its labels.
+func (w *world) metric(name string) (sum float64) {
+	w.t.Helper()
+	families, err := w.proxy.Registry.(*prometheus.Registry).Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
 // keys knows the tenants of all tests.
 type keys struct {
 	byKey    map[string]*tenancy.Principal

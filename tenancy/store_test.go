@@ -631,3 +631,25 @@ func TestMasterKeyRotation(t *testing.T) {
 		})
 	}
 }
+
+// TestFeedIsPruned has entries of long ago, which a thousand new ones take with them.
+func TestFeedIsPruned(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s under) {
+		s.exec("UPDATE config_changes SET at = " + map[bool]string{true: "at - interval '31 days'", false: "at - 31 * 86400 * 1000000"}[isPostgres(s)])
+		_, before, err := s.Changes(context.Background(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.exec("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO config_changes (client_id) SELECT NULL FROM n")
+		if n := s.query("SELECT count(*) FROM config_changes"); n != "1000" {
+			t.Errorf("%s changes are kept, want the new thousand", n)
+		}
+		_, _, err = s.Changes(context.Background(), before)
+		wantErr(t, "a follower that was away for so long", err, ErrChangesLost)
+	})
+}
+
+func isPostgres(s under) bool {
+	_, ok := s.Store.(*Postgres)
+	return ok
+}

@@ -24,13 +24,13 @@ type admin struct {
 }
 
 // newAdmin builds the admin side. When ctx ends it stops being ready: load balancers then send calls elsewhere.
-func newAdmin(ctx context.Context, cfg *Config, st *stores, reg *registry, spool *metering.Spool, metrics *prometheus.Registry, log *slog.Logger) (*admin, error) {
+func newAdmin(ctx context.Context, cfg *Config, wire net.Addr, st *stores, reg *registry, spool *metering.Spool, metrics *prometheus.Registry, log *slog.Logger) (*admin, error) {
 	listener, err := net.Listen("tcp", cfg.AdminListen)
 	if err != nil {
 		return nil, fmt.Errorf("CATRACA_ADMIN_LISTEN: %w", err)
 	}
 	settings := dashboard.Settings{
-		Embedded: cfg.Embedded(), EnableGateway: cfg.EnableGateway,
+		Embedded: cfg.Embedded(), Listen: wire.String(), EnableGateway: cfg.EnableGateway,
 		TimeZone: cfg.TimeZone, UnknownModelPolicy: cfg.UnknownModelPolicy,
 	}
 	for _, p := range append([]Provider{cfg.Gateway()}, cfg.Providers()...) {
@@ -39,7 +39,7 @@ func newAdmin(ctx context.Context, cfg *Config, st *stores, reg *registry, spool
 	mux := http.NewServeMux()
 	mux.Handle("/", dashboard.New(dashboard.Options{
 		Token: cfg.AdminToken.Reveal(), Tenants: st.tenants, Registry: st.usage,
-		Usage: st.usage, Rates: reg, Settings: settings, Log: log, Version: buildVersion(),
+		Usage: st.usage, Rates: reg, Settings: settings, Gateway: gatewayModels(cfg), Log: log, Version: buildVersion(),
 	}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })

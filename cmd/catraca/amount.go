@@ -43,6 +43,14 @@ func count(n int64) string {
 	return inGroups(text, ",")
 }
 
+// countOf writes a number with what it is a number of.
+func countOf(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return count(n) + " " + noun + "s"
+}
+
 func inGroups(digits, separator string) string {
 	var b strings.Builder
 	for i, r := range digits {

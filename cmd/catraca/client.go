@@ -26,6 +26,7 @@ type client struct {
 	base      string // without a slash at its end
 	token     Secret
 	tokenFrom string // for the message when it is refused
+	listen    string // of the OpenAI side, as far as this environment knows
 	http      *http.Client
 }
 
@@ -35,7 +36,7 @@ func (t *terminal) client() (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the settings are wrong:\n%w", err)
 	}
-	c := &client{base: strings.TrimRight(cfg.AdminURL, "/"), http: &http.Client{Timeout: 2 * time.Minute}}
+	c := &client{base: strings.TrimRight(cfg.AdminURL, "/"), listen: cfg.Listen, http: &http.Client{Timeout: 2 * time.Minute}}
 	if c.base == "" {
 		c.base = "http://" + reachable(cfg.AdminListen)
 	}

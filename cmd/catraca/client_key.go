@@ -74,16 +74,16 @@ func (t *terminal) printSecret(api *client, tenant dashboard.Tenant, made dashbo
 	return err
 }
 
-// wire is the address of the OpenAI side, as the server says; a wildcard is reached as the admin side was.
+// wire is the address of the OpenAI side: as the server says, or as this environment has it. A wildcard is reached as
+// the admin side was.
 func (t *terminal) wire(api *client) string {
-	const otherwise = "http://127.0.0.1:8080"
-	var cfg dashboard.GatewayConfig
-	if err := api.call(t.ctx, http.MethodGet, "/api/ai-gateway/config", nil, nil, &cfg); err != nil || cfg.Listen == "" {
-		return otherwise
+	var running dashboard.GatewayConfig
+	if err := api.call(t.ctx, http.MethodGet, "/api/ai-gateway/config", nil, nil, &running); err != nil || running.Listen == "" {
+		running.Listen = api.listen
 	}
-	host, port, err := net.SplitHostPort(cfg.Listen)
+	host, port, err := net.SplitHostPort(running.Listen)
 	if err != nil {
-		return otherwise
+		return "http://" + running.Listen
 	}
 	if u, err := url.Parse(api.base); isWildcard(host) && err == nil {
 		host = u.Hostname()

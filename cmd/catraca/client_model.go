@@ -102,19 +102,6 @@ func (c modelList) Run(t *terminal) error {
 	return err
 }
 
-// shortPrice is a price in three columns.
-func shortPrice(p *dashboard.Price) (in, out, cached string) {
-	switch {
-	case p.Input != "" || p.Output != "":
-		return p.Input, p.Output, p.Cached
-	case p.AudioSecond != "":
-		return p.AudioSecond + "/s", "", ""
-	case p.Image != "":
-		return "", p.Image + "/image", ""
-	}
-	return p.Character + "/1M chars", "", ""
-}
-
 func modelState(m dashboard.Model) string {
 	day := m.RetiresAt.Format(time.DateOnly)
 	var text string
@@ -181,36 +168,6 @@ func (t *terminal) showModel(m dashboard.Model, asJSON bool) error {
 	return w.Flush()
 }
 
-// describePrice writes all of a price that there is in one line.
-func describePrice(p dashboard.Price) string {
-	var parts []string
-	add := func(name, value, unit string) {
-		if value != "" {
-			parts = append(parts, fmt.Sprintf("%s US$ %s%s", name, value, unit))
-		}
-	}
-	add("input", p.Input, "")
-	add("output", p.Output, "")
-	add("cached", p.Cached, "")
-	add("cache write", p.CacheWrite, "")
-	add("audio input", p.AudioInput, "")
-	add("audio output", p.AudioOutput, "")
-	add("audio", p.AudioSecond, " a second")
-	add("image", p.Image, "")
-	add("characters", p.Character, "")
-	for _, tier := range p.Tiers {
-		parts = append(parts, fmt.Sprintf("from %s tokens in: %s/%s", count(tier.MinInput), tier.Input, tier.Output))
-	}
-	when := "from " + p.From.Format(time.DateOnly)
-	if !p.To.IsZero() {
-		when += " to " + p.To.Format(time.DateOnly)
-	}
-	if p.Current {
-		when += ", in force"
-	}
-	return strings.Join(parts, ", ") + " (" + when + "; " + p.Source + ")"
-}
-
 // modelOptions are what create and set have in common.
 type modelOptions struct {
 	ContextWindow *int    `help:"Tokens."`
@@ -229,26 +186,6 @@ func (o modelOptions) retires() (*time.Time, error) {
 		return nil, fmt.Errorf("--retires: %w", err)
 	}
 	return &at, nil
-}
-
-// priceFlags are the figures of a price.
-type priceFlags struct {
-	Input       string `placeholder:"US$" help:"A million prompt tokens."`
-	Output      string `placeholder:"US$" help:"A million completion tokens."`
-	Cached      string `placeholder:"US$" help:"A million prompt tokens read from cache; default as input."`
-	CacheWrite  string `placeholder:"US$" help:"A million prompt tokens written to cache; default as input."`
-	AudioInput  string `placeholder:"US$" help:"A million audio tokens in; default as input."`
-	AudioOutput string `placeholder:"US$" help:"A million audio tokens out; default as output."`
-	AudioSecond string `placeholder:"US$" help:"A second transcribed."`
-	Image       string `placeholder:"US$" help:"An image generated."`
-	Character   string `placeholder:"US$" help:"A million characters spoken."`
-}
-
-func (p priceFlags) figures() dashboard.Figures {
-	return dashboard.Figures{
-		Input: p.Input, Output: p.Output, Cached: p.Cached, CacheWrite: p.CacheWrite, AudioInput: p.AudioInput,
-		AudioOutput: p.AudioOutput, AudioSecond: p.AudioSecond, Image: p.Image, Character: p.Character,
-	}
 }
 
 type modelCreate struct {
@@ -333,46 +270,6 @@ func (c modelSet) Run(t *terminal) error {
 	return t.showModel(changed, c.JSON)
 }
 
-type modelPrice struct {
-	asJSON
-	Model string `arg:"" help:"Id, gateway id or name."`
-	From  string `placeholder:"TIME" help:"Begins then (UTC, or RFC 3339); default now."`
-	Note  string `help:"Where the figures are from."`
-	priceFlags
-}
-
-// Run sets a price.
-func (c modelPrice) Run(t *terminal) error {
-	if c.priceFlags == (priceFlags{}) {
-		return errors.New("name at least one figure, such as --input 0.15 --output 0.60")
-	}
-	in := dashboard.PriceNew{Note: c.Note, Figures: c.figures()}
-	if c.From != "" {
-		from, err := readTime(c.From, "UTC")
-		if err != nil {
-			return fmt.Errorf("--from: %w", err)
-		}
-		in.From = from
-	}
-	api, err := t.client()
-	if err != nil {
-		return err
-	}
-	m, err := api.model(t.ctx, c.Model)
-	if err != nil {
-		return err
-	}
-	var set dashboard.Price
-	if err := api.call(t.ctx, http.MethodPost, modelsPath+"/"+m.ID.String()+"/prices", nil, in, &set); err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeJSON(t.out, set)
-	}
-	_, err = fmt.Fprintf(t.out, "%s: %s\n", printable(m.GatewayID), describePrice(set))
-	return err
-}
-
 type modelSync struct {
 	asJSON
 	AcceptJumps bool `help:"Take prices that look like a mistake as well: to nothing, from nothing, or more than tenfold."`
@@ -402,12 +299,12 @@ func (c modelSync) Run(t *terminal) error {
 	}{
 		{"added", result.Added},
 		{"changed", result.Changed},
-		{"kept: the price was set by hand, and the gateway's is another", result.Kept},
-		{"held: see the prices below", result.Held},
-		{"missing in the gateway's list", result.Missing},
+		{"price set by hand, which stays", result.Kept},
+		{"price held back, see below", result.Held},
+		{"not in the gateway's list", result.Missing},
 	} {
-		for _, id := range group.ids {
-			fmt.Fprintf(t.out, "  %s  %s\n", printable(id), group.what)
+		if len(group.ids) > 0 {
+			fmt.Fprintf(t.out, "%s: %s\n", group.what, printable(someOf(group.ids)))
 		}
 	}
 	for _, j := range result.Jumps {
@@ -415,10 +312,19 @@ func (c modelSync) Run(t *terminal) error {
 		if j.Applied {
 			state = "taken"
 		}
-		fmt.Fprintf(t.out, "  %s  price of %s from US$ %s to US$ %s: %s\n", printable(j.GatewayID), j.What, j.From, j.To, state)
+		fmt.Fprintf(t.out, "%s: price of %s from US$ %s to US$ %s, %s\n", printable(j.GatewayID), j.What, j.From, j.To, state)
 	}
 	for _, b := range result.Bad {
-		fmt.Fprintf(t.out, "  %s  cannot be used: %s\n", printable(b.GatewayID), printable(b.Reason))
+		fmt.Fprintf(t.out, "%s: cannot be used: %s\n", printable(b.GatewayID), printable(b.Reason))
 	}
 	return nil
+}
+
+// someOf lists names as far as a person reads them.
+func someOf(names []string) string {
+	const most = 8
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more (--json lists all)", strings.Join(names[:most], ", "), len(names)-most)
 }

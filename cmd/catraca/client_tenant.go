@@ -27,9 +27,9 @@ type tenantCommand struct {
 // tenantOptions are the settings that create and set have in common. A pointer that is nil was not named.
 type tenantOptions struct {
 	Gateway       *bool   `name:"gateway" negatable:"" help:"Go through the AI gateway, or (--no-gateway) straight to the providers."`
-	Models        *string `placeholder:"A,B" help:"Allowed models, names or gateway ids; '' allows all."`
-	DefaultModel  *string `placeholder:"MODEL" help:"Model of requests that name none; '' for none."`
-	UnknownModels *string `placeholder:"refuse|meter" help:"What happens to models the registry does not know; '' as CATRACA_UNKNOWN_MODEL_POLICY says."`
+	Models        *string `placeholder:"A,B" help:"Allowed models, names or gateway ids; an empty list allows all."`
+	DefaultModel  *string `placeholder:"MODEL" help:"Model of requests that name none; empty for none."`
+	UnknownModels *string `placeholder:"refuse|meter" help:"What happens to models the registry does not know; empty: as CATRACA_UNKNOWN_MODEL_POLICY says."`
 	TimeZone      *string `placeholder:"ZONE" help:"IANA zone in which its days begin, such as America/Manaus."`
 	RawPhones     *bool   `negatable:"" help:"Keep phone numbers as they are sent instead of a pseudonym."`
 }

@@ -170,9 +170,9 @@ func (v *usageView) printCalls(calls []dashboard.Call, more bool) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	line := fmt.Sprintf("\n%s calls, %s tokens in, %s out: %s, %s", count(int64(len(calls))), count(in), count(out), dollars(usd), reais(brl))
+	line := fmt.Sprintf("\n%s, %s tokens in, %s out: %s, %s", countOf(int64(len(calls)), "call"), count(in), count(out), dollars(usd), reais(brl))
 	if unknown > 0 {
-		line += fmt.Sprintf(" and %d calls of unknown cost", unknown)
+		line += " and " + countOf(int64(unknown), "call") + " of unknown cost"
 	}
 	if rate := rateOf(calls); rate != "" {
 		line += "; " + rate
@@ -256,7 +256,7 @@ func (v *usageView) summary(by string, asJSON bool) error {
 		return err
 	}
 	if n := summary.Total.UnknownCost; n > 0 {
-		_, err := fmt.Fprintf(v.t.out, "\n%s calls of unknown cost are not in these sums; `catraca model price` sets what is missing for calls to come.\n", count(n))
+		_, err := fmt.Fprintf(v.t.out, "\nNot in these sums: %s of unknown cost. `catraca model price` sets what is missing, for calls to come.\n", countOf(n, "call"))
 		return err
 	}
 	return nil

@@ -54,6 +54,9 @@ func (d *doctor) gateway(ctx context.Context) finding {
 	}
 	p := d.cfg.Gateway()
 	got, err := d.get(ctx, join(p.BaseURL, "/models"), nil)
+	if err != nil && !p.Key.IsSet() {
+		return warning(networkAdvice(p), "%s: %s; it is not needed as long as AI_GATEWAY_API_KEY is not set", p.BaseURL, networkCause(err))
+	}
 	if err != nil {
 		return failure(networkAdvice(p), "%s: %s", p.BaseURL, networkCause(err))
 	}

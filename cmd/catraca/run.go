@@ -73,7 +73,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	px := proxy.New(proxy.Options{
-		Keys: keys, Meter: spool, Prices: reg, Owners: owners{st.usage}, Routes: routes,
+		Keys: keys, Meter: spool, Prices: reg, Owners: st.usage, Routes: routes,
 		UseGateway: cfg.EnableGateway, UnknownModels: cfg.UnknownModelPolicy,
 		TrustClientID: cfg.TrustClientID, CallerToken: cfg.CallerToken.Reveal(),
 		MaxBody: int(cfg.MaxBodyBytes), ReadTimeout: readTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout,
@@ -86,7 +86,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 	if err != nil {
 		return errors.Join(fmt.Errorf("CATRACA_LISTEN: %w", err), spool.Shutdown())
 	}
-	admin, err := newAdmin(ctx, &cfg, st, reg, spool, metrics, log)
+	admin, err := newAdmin(ctx, &cfg, wire.Addr(), st, reg, spool, metrics, log)
 	if err != nil {
 		return errors.Join(err, wire.Close(), spool.Shutdown())
 	}

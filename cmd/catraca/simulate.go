@@ -71,6 +71,7 @@ func (c simulateCommand) serve(ctx context.Context, t *terminal, listener net.Li
   AI_GATEWAY_BASE_URL=%[1]s/v1  AI_GATEWAY_API_KEY=vck_simulated
   OPENAI_BASE_URL=%[1]s/openai/v1  GROQ_BASE_URL=%[1]s/groq/openai/v1
   ANTHROPIC_BASE_URL=%[1]s/anthropic/v1  GOOGLE_BASE_URL=%[1]s/google/v1beta/openai
+  CATRACA_EXCHANGE_RATE_URL=%[1]s/_exchange/er-api  CATRACA_PTAX_URL=%[1]s/_exchange/ptax
 
   curl -s %[1]s/_stats    what was served and billed
 `, base)

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,7 +25,7 @@ type usageStore interface {
 	metering.RateStore
 	dashboard.Registry
 	Usage(ctx context.Context, q metering.UsageQuery) (metering.UsageReport, error)
-	OwnsUpstreamID(ctx context.Context, client uuid.UUID, id string) (bool, error)
+	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
 }
 
 // stores is everything that outlives a call: tenants, ledger and the queue between the planes.
@@ -46,7 +45,7 @@ type stores struct {
 // openStores opens Postgres and Redis where they are set, else the embedded SQLite.
 func openStores(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slog.Logger) (*stores, error) {
 	if cfg.Embedded() {
-		return openEmbedded(ctx, cfg, vault)
+		return openEmbedded(ctx, cfg, vault, log)
 	}
 	return openShared(ctx, cfg, vault, log)
 }
@@ -54,7 +53,7 @@ func openStores(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slo
 // memoryEvents bounds the queue in process. What does not fit waits in the spool, on disk.
 const memoryEvents = 10_000
 
-func openEmbedded(ctx context.Context, cfg *Config, vault *tenancy.Vault) (*stores, error) {
+func openEmbedded(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slog.Logger) (*stores, error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.SQLitePath()), 0o700); err != nil {
 		return nil, fmt.Errorf("CATRACA_DATA_DIR: %w", err)
 	}
@@ -72,19 +71,20 @@ func openEmbedded(ctx context.Context, cfg *Config, vault *tenancy.Vault) (*stor
 		closeBoth()
 		return nil, fmt.Errorf("bring %s up to date: %w", cfg.SQLitePath(), err)
 	}
+	ledger := metering.NewSQLite(write, read)
 	return &stores{
 		tenants: tenancy.NewSQLite(write, vault),
-		usage:   metering.NewSQLite(write, read),
+		usage:   ledger,
 		queue:   metering.NewMemoryQueue(1, memoryEvents),
-		upkeep:  func(ctx context.Context) error { <-ctx.Done(); return nil },
+		upkeep:  func(ctx context.Context) error { return metering.KeepHouse(ctx, ledger, log) },
 		ping:    read.PingContext,
 		close:   closeBoth,
 	}, nil
 }
 
 func openSQLite(path, option string) (*sql.DB, error) {
-	// synchronous NORMAL: a power loss may take back the last transactions; the spool still has them and sends again.
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&" + option
+	// synchronous FULL: the spool lets go of what this database says it has, so that must survive a power loss.
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)&" + option
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -116,44 +116,18 @@ func openShared(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slo
 	} else if err != nil {
 		log.Warn("Redis does not answer; calls are kept in the spool until it does", "error", err)
 	}
-	ledger := metering.NewPostgres(pool)
+	ledger, tenants := metering.NewPostgres(pool), tenancy.NewPostgres(pool, vault)
+	if err := tenants.Check(ctx); err != nil {
+		pool.Close()
+		return nil, errors.Join(fmt.Errorf("CATRACA_DATABASE_URL: %w", err), client.Close())
+	}
 	return &stores{
-		tenants: tenancy.NewPostgres(pool, vault),
+		tenants: tenants,
 		usage:   ledger,
 		queue:   queue,
 		shards:  ledger,
-		upkeep:  func(ctx context.Context) error { return keepPartitions(ctx, ledger, log) },
+		upkeep:  func(ctx context.Context) error { return metering.KeepHouse(ctx, ledger, log) },
 		ping:    pool.Ping,
 		close:   func() { pool.Close(); _ = client.Close() },
 	}, nil
-}
-
-// partitionsAhead is how many months have their partition made before they begin.
-const partitionsAhead = 3
-
-// keepPartitions makes partitions ahead of time, now and once a day. Rows of a month that has none would land in
-// the default partition: in the ledger all the same, but not to be dropped with their month.
-func keepPartitions(ctx context.Context, ledger *metering.Postgres, log *slog.Logger) error {
-	for wait := time.Duration(0); ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		wait = 24 * time.Hour
-		if made, err := ledger.MakePartitions(ctx, time.Now(), partitionsAhead); err != nil && ctx.Err() == nil {
-			log.Warn("partitions could not be made ahead; trying again", "error", err)
-			wait = time.Minute
-		} else if made > 0 {
-			log.Info("partitions made", "months", made)
-		}
-	}
-}
-
-// owners answers the proxy from the ledger.
-type owners struct{ usage usageStore }
-
-func (o owners) Owner(ctx context.Context, client uuid.UUID, id string) (route, provider string, ok bool, err error) {
-	ok, err = o.usage.OwnsUpstreamID(ctx, client, id)
-	return "gateway", "openai", ok, err
 }

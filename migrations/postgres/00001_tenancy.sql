@@ -70,14 +70,16 @@ ALTER SEQUENCE config_changes_version OWNED BY config_changes.version;
 CREATE INDEX config_changes_at ON config_changes (at);
 
 -- A follower asks for what is newer than the newest version it has seen, so versions must become visible in their own
--- order. The lock, held until commit, sees to that. Rows of a month ago are dropped here: nobody else would.
+-- order. The lock, held until commit, sees to that. Now and then rows of a month ago are dropped here: nobody
+-- else would.
 -- +goose StatementBegin
 CREATE FUNCTION catraca_number_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('catraca.config_changes', 0));
     NEW.version := nextval('config_changes_version');
-    DELETE FROM config_changes WHERE version IN (
-        SELECT version FROM config_changes WHERE at < clock_timestamp() - interval '30 days' ORDER BY at LIMIT 10);
+    IF NEW.version % 1000 = 0 THEN
+        DELETE FROM config_changes WHERE at < clock_timestamp() - interval '30 days';
+    END IF;
     RETURN NEW;
 END
 $$;

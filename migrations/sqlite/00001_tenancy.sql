@@ -49,9 +49,8 @@ CREATE TABLE config_changes (
 CREATE INDEX config_changes_at ON config_changes (at);
 
 -- +goose StatementBegin
-CREATE TRIGGER config_changes_prune AFTER INSERT ON config_changes BEGIN
-    DELETE FROM config_changes WHERE version IN (
-        SELECT version FROM config_changes WHERE at < (unixepoch() - 30 * 86400) * 1000000 ORDER BY at LIMIT 10);
+CREATE TRIGGER config_changes_prune AFTER INSERT ON config_changes WHEN NEW.version % 1000 = 0 BEGIN
+    DELETE FROM config_changes WHERE at < (unixepoch() - 30 * 86400) * 1000000;
 END;
 -- +goose StatementEnd
 

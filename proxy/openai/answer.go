@@ -95,17 +95,12 @@ func (r *Reading) otherMember(k Kind, a *answer, key, b []byte, v int) (end int)
 	case Responses:
 		return r.responseMember(k, a, key, b, v)
 	case Images:
-		if string(key) == "data" && b[v] == '[' {
-			n := int64(0)
-			for i := nextElement(b, v+1); i >= 0; {
-				n++
-				if i = skipValue(b, i); i < 0 {
-					return -1
-				}
-				end = i
-				i = nextElement(b, i)
-			}
-			r.Images = n
+		if string(key) == "data" {
+			r.Images = 0
+			return eachElement(b, v, func(e int) int {
+				r.Images++
+				return skipValue(b, e)
+			})
 		}
 	case Transcriptions:
 		switch string(key) {
@@ -181,28 +176,10 @@ func (r *Reading) groqMember(k Kind, b []byte, v int) (end int) {
 
 // choices reads the array of choices at b[i].
 func (r *Reading) choices(b []byte, i int) (end int) {
-	if b[i] != '[' {
-		return skipValue(b, i)
-	}
-	for i++; ; i = end {
-		e := nextElement(b, i)
-		if e < 0 {
-			break
-		}
+	return eachElement(b, i, func(e int) int {
 		r.shape.choices = true
-		if b[e] == '{' {
-			end = r.choice(b, e)
-		} else {
-			end = skipValue(b, e)
-		}
-		if end < 0 {
-			return -1
-		}
-	}
-	if i = bytes.IndexByte(b[i:], ']') + i; i >= len(b) || b[i] != ']' {
-		return -1
-	}
-	return i + 1
+		return r.choice(b, e)
+	})
 }
 
 // choice reads one choice, of a chunk or of a whole answer.

@@ -3,7 +3,10 @@
 // passes as it came. The functions are pure: no I/O, no goroutines, no clock.
 package openai
 
-import "unicode/utf8"
+import (
+	"strconv"
+	"unicode/utf8"
+)
 
 // Error is an error as OpenAI's clients expect it. An empty Param or Code is written as null, because the SDKs
 // require all four keys to be there.
@@ -107,3 +110,13 @@ var plainByte = func() (t [utf8.RuneSelf]bool) {
 	}
 	return t
 }()
+
+// invalid is the error for a body that cannot be accepted.
+func invalid(param, message string) *Error {
+	return &Error{Message: message, Type: "invalid_request_error", Param: param, Code: "invalid_json"}
+}
+
+// syntax is the error for a body that is not JSON. It names the place and not the text there, which may be a prompt.
+func syntax(at int, what string) *Error {
+	return invalid("", "The request body is not valid JSON: "+what+" (byte "+strconv.Itoa(at)+").")
+}

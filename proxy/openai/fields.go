@@ -88,8 +88,10 @@ func plainInteger(text []byte) (n int64, ok bool) {
 }
 
 func (r *Request) limit(i int, key string, which int) (int, *Error) {
-	end, err := r.integer(i, key, 0, maxTokens, &r.limits[which])
-	r.MaxOutput = max(r.MaxOutput, r.limits[which])
+	n := int64(-1)
+	end, err := r.integer(i, key, 0, maxTokens, &n)
+	r.limits[which] = n + 1
+	r.MaxOutput = max(r.MaxOutput, n)
 	return end, err
 }
 

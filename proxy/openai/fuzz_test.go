@@ -393,6 +393,113 @@ func FuzzReading(f *testing.F) {
 				t.Fatalf("%q without its end is taken for complete", body)
 			}
 		}
+		if k == Chat {
+			checkAgainstSlow(t, body, &whole)
+		}
 		_, _ = AudioDuration(body)
 	})
+}
+
+// checkAgainstSlow holds what was read of a chat answer to a reader built on encoding/json. It leaves out what the two
+// may read differently: keys that stand twice and escaped text.
+func checkAgainstSlow(t *testing.T, body []byte, got *Reading) {
+	t.Helper()
+	if !json.Valid(body) || !utf8.Valid(body) || bytes.ContainsRune(body, '\\') || slowDepth(body) > maxDepth {
+		return
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	var m map[string]any
+	if dec.Decode(&m) != nil || m == nil || keysTwice(body) {
+		return
+	}
+	var want Reading
+	name := func(v any) string {
+		if s, _ := v.(string); soundName(s) {
+			return s
+		}
+		return ""
+	}
+	want.ID, want.Model = name(m["id"]), name(m["model"])
+	choices, _ := m["choices"].([]any)
+	for _, c := range choices {
+		c, _ := c.(map[string]any)
+		n := slowText(c["text"])
+		for _, key := range []string{"delta", "message"} {
+			d, is := c[key].(map[string]any)
+			if _, both := c["text"]; both || is && c["delta"] != nil && c["message"] != nil {
+				return // the later one counts, and a map has no order
+			}
+			for _, k := range []string{"content", "refusal", "tool_calls", "function_call", "audio"} {
+				n += slowText(d[k])
+			}
+			n += max(slowText(d["reasoning"]), slowText(d["reasoning_content"]))
+			if d["provider_metadata"] != nil || d["providerMetadata"] != nil {
+				return
+			}
+		}
+		if n > 0 {
+			want.Deltas, want.TextBytes = want.Deltas+1, want.TextBytes+n
+		}
+		if s := name(c["finish_reason"]); s != "" {
+			want.FinishReason = s
+		}
+	}
+	if m["provider_metadata"] != nil || m["providerMetadata"] != nil {
+		return
+	}
+	if got.ID != want.ID || got.Model != want.Model || got.FinishReason != want.FinishReason || got.Deltas != want.Deltas || got.TextBytes != want.TextBytes {
+		t.Fatalf("%q\n got %+v\nwant %+v", body, *got, want)
+	}
+	u, _ := m["usage"].(map[string]any)
+	if in := slowCount(u["prompt_tokens"]); in >= 0 && u["input_tokens"] == nil && u["prompt_tokens_details"] == nil && u["input_tokens_details"] == nil &&
+		u["input_token_details"] == nil && u["cache_creation_input_tokens"] == nil && u["cache_read_input_tokens"] == nil &&
+		u["prompt_cache_hit_tokens"] == nil && got.Input != in {
+		t.Fatalf("%q: input %d, want %d", body, got.Input, in)
+	}
+}
+
+func slowCount(v any) int64 {
+	n, _ := v.(json.Number)
+	i, err := n.Int64()
+	if err != nil || i < 0 {
+		return -1
+	}
+	return min(i, maxCount)
+}
+
+func slowText(v any) (n int64) {
+	switch v := v.(type) {
+	case string:
+		return int64(len(v))
+	case []any:
+		for _, e := range v {
+			if _, is := e.(string); !is {
+				n += slowText(e)
+			}
+		}
+	case map[string]any:
+		for key, e := range v {
+			if _, is := e.(string); !is || isTextKey([]byte(key)) {
+				n += slowText(e)
+			}
+		}
+	}
+	return n
+}
+
+// keysTwice says that some object in body has a key twice.
+func keysTwice(body []byte) bool {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	var v any
+	_ = dec.Decode(&v)
+	out, _ := json.Marshal(v)
+	var compact bytes.Buffer
+	_ = json.Compact(&compact, body)
+	var again bytes.Buffer
+	enc := json.NewEncoder(&again)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v)
+	return len(out) == 0 || again.Len()-1 != compact.Len()
 }

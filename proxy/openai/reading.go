@@ -115,14 +115,13 @@ func (r *Reading) ReadEvent(k Kind, data []byte) {
 
 // errorArray reads Google's form of an error: an array of one.
 func (r *Reading) errorArray(b []byte, i int) {
-	if i = nextElement(b, i+1); i < 0 || b[i] != '{' {
-		return
-	}
-	eachMember(b, i, func(key []byte, v int) int {
-		if string(key) == "error" {
-			r.failure(b, v)
-		}
-		return skipValue(b, v)
+	eachElement(b, i, func(e int) int {
+		return eachMember(b, e, func(key []byte, v int) int {
+			if string(key) == "error" {
+				r.failure(b, v)
+			}
+			return skipValue(b, v)
+		})
 	})
 }
 

@@ -14,6 +14,9 @@ var readingSeeds = []string{
 	`{"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":1,"output_tokens":2}}}`,
 	`{"type":"response.output_text.delta","delta":"x"}`, `{"response":{"response":{"response":{}}}}`, `{"error":"x","type":"y"}`,
 	`{"data":[{"b64_json":"x"},{}],"usage":{"total_tokens":5}}`, `{"duration":"8.5","text":"x"}`, "WEBVTT\n\n00:01.000 --> 00:02.500\nx\n",
+	`{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":"stop"}]}`,
+	`{"choices":[{"delta":{"content":["a",{"text":"bc"},[{"x":{"text":"d"}}],{"text":1}]},"finish_reason":"length"}],"id":"x"}`,
+	`{"choices":[{"message":{"tool_calls":[{"function":{"name":"f","arguments":"xyz"}}],"refusal":true,"audio":{"data":"AA","transcript":"oi"}}}],"model":"m"}`,
 	`{"usage":{"prompt_tokens":1e3,"completion_tokens":-1,"total_tokens":99999999999999999999,"cost":1e-7}}`,
 }
 

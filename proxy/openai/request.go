@@ -52,7 +52,7 @@ type Request struct {
 	// InputChars counts the characters of the top-level string input: what speech is billed by.
 	InputChars int64
 
-	limits [3]int64 // by limitOf
+	limits [3]int64 // one more than each limit, so that 0 is absent
 	pos    positions
 	keys   []string // of the objects that are open, outer ones first
 	many   map[scopedKey]struct{}
@@ -81,7 +81,7 @@ func (r *Request) Reset() {
 	clear(r.Fallbacks[:cap(r.Fallbacks)])
 	clear(r.many)
 	*r = Request{
-		MaxOutput: -1, N: 1, limits: [3]int64{-1, -1, -1},
+		MaxOutput: -1, N: 1,
 		Fallbacks: r.Fallbacks[:0], keys: r.keys[:0], many: r.many, text: r.text[:0], insert: r.insert[:0],
 	}
 }
@@ -92,11 +92,11 @@ func (r *Request) Reset() {
 func (r *Request) OutputLimit(k Kind) int64 {
 	switch k {
 	case Responses:
-		return r.limits[limitOutput]
+		return r.limits[limitOutput] - 1
 	case Completions:
-		return r.limits[limitTokens]
+		return r.limits[limitTokens] - 1
 	case Chat:
-		return max(r.limits[limitTokens], r.limits[limitCompletion])
+		return max(r.limits[limitTokens], r.limits[limitCompletion]) - 1
 	}
 	return -1
 }

@@ -198,6 +198,10 @@ func TestOutputLimit(t *testing.T) {
 	f(`{"max_completion_tokens":5}`, Completions, -1)
 	f(`{"max_tokens":0}`, Completions, 0)
 	f(`{"max_tokens":5}`, Embeddings, -1)
+	f(`{"max_tokens":null}`, Chat, -1)
+	if n := new(Request).OutputLimit(Chat); n != -1 {
+		t.Errorf("OutputLimit of no request = %d", n)
+	}
 }
 
 func TestTextBytes(t *testing.T) {

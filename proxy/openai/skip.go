@@ -155,16 +155,6 @@ func onlyBase64(b []byte) bool {
 	return true
 }
 
-// invalid is the error for a body that cannot be accepted.
-func invalid(param, message string) *Error {
-	return &Error{Message: message, Type: "invalid_request_error", Param: param, Code: "invalid_json"}
-}
-
-// syntax is the error for a body that is not JSON. It names the place and not the text there, which may be a prompt.
-func syntax(at int, what string) *Error {
-	return invalid("", "The request body is not valid JSON: "+what+" (byte "+strconv.Itoa(at)+").")
-}
-
 func badStringAt(b []byte, at int) *Error {
 	switch {
 	case at >= len(b):

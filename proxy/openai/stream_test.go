@@ -99,6 +99,7 @@ func TestConversations(t *testing.T) {
 					t.Errorf("the client who asked for usage gets\n%s", asked)
 				}
 				hidden, hiddenRead := checkPieces(t, k, true, in.Data, 2)
+				checkHidden(t, k, in.Data)
 				if showReading(&hiddenRead) != showReading(&rd) {
 					t.Errorf("hiding changes what is learnt: %s", showReading(&hiddenRead))
 				}
@@ -237,7 +238,11 @@ func checkHidden(t *testing.T, k Kind, in []byte) {
 	out, _ := checkPieces(t, k, true, in, 6)
 	var want []string
 	for _, data := range slowEvents(in) {
-		if kept, ok := slowHide(data); ok {
+		kept, ok := slowCompact(data), true
+		if k == Chat || k == Completions {
+			kept, ok = slowHide(data)
+		}
+		if ok {
 			want = append(want, kept)
 		}
 	}

@@ -37,18 +37,6 @@ func nextMember(b []byte, i int) (key []byte, quote, value int) {
 	return b[i+1 : end], i, value
 }
 
-// nextElement finds the next element of the array in b. i stands behind its '[' or behind a value. The index is -1
-// when there is none.
-func nextElement(b []byte, i int) int {
-	for i < len(b) && (b[i] <= ' ' || b[i] == ',') {
-		i++
-	}
-	if i >= len(b) || b[i] == ']' || b[i] == '}' {
-		return -1
-	}
-	return i
-}
-
 // eachMember calls f with the key and the index of the value of each member of the object at b[i]; f returns the index
 // behind that value. So does eachMember for the object, or whatever else stands there.
 func eachMember(b []byte, i int, f func(key []byte, value int) (end int)) (end int) {
@@ -64,6 +52,26 @@ func eachMember(b []byte, i int, f func(key []byte, value int) (end int)) (end i
 			return -1
 		}
 		i = f(key, v)
+	}
+	return -1
+}
+
+// eachElement is eachMember for the elements of an array.
+func eachElement(b []byte, i int, f func(element int) (end int)) (end int) {
+	if b[i] != '[' {
+		return skipValue(b, i)
+	}
+	for i++; i >= 0; {
+		for i < len(b) && (b[i] <= ' ' || b[i] == ',') {
+			i++
+		}
+		if i >= len(b) || b[i] == '}' {
+			return -1
+		}
+		if b[i] == ']' {
+			return i + 1
+		}
+		i = f(i)
 	}
 	return -1
 }
@@ -186,8 +194,7 @@ func nextMark(b []byte, i int) int {
 	return i
 }
 
-// stringAt is the inside of the string at b[i] and the index behind it. For another value the text is nil; ok is false
-// when the text ends inside the value.
+// stringAt is the inside of the string at b[i], nil when it is another value, and the index behind it.
 func stringAt(b []byte, i int) (text []byte, end int) {
 	if b[i] != '"' {
 		return nil, skipValue(b, i)
@@ -221,10 +228,10 @@ func textLen(raw []byte) int64 {
 	}
 }
 
-// textIn adds up the text in the value at b[i]: that of the strings under the keys text, thinking and arguments, and
-// of a plain string. It returns the index behind the value.
+// textIn adds up the text in the value at b[i]: a string, or the strings under the keys of isTextKey, however deep. It
+// returns the index behind the value.
 func textIn(b []byte, i int) (n int64, end int) {
-	if b[i] == '"' {
+	if b[i] != '{' && b[i] != '[' {
 		text, end := stringAt(b, i)
 		return textLen(text), end
 	}
@@ -239,7 +246,7 @@ func textIn(b []byte, i int) (n int64, end int) {
 			text := b[i+1 : end]
 			i = end
 			if next := skipBlank(b, end+1); next < len(b) && b[next] == ':' {
-				counted = string(text) == "text" || string(text) == "thinking" || string(text) == "arguments"
+				counted = isTextKey(text)
 			} else if counted {
 				n += textLen(text)
 				counted = false
@@ -248,15 +255,21 @@ func textIn(b []byte, i int) (n int64, end int) {
 			counted = false
 			depth++
 		case '}', ']':
-			if depth--; depth <= 0 {
+			if depth--; depth == 0 {
 				return n, i + 1
 			}
 		case ',':
 			counted = false
-			if depth == 0 {
-				return n, i
-			}
 		}
 	}
 	return n, -1
+}
+
+// isTextKey says that a string under key is output that was generated.
+func isTextKey(key []byte) bool {
+	switch string(key) {
+	case "text", "thinking", "arguments", "transcript":
+		return true
+	}
+	return false
 }

@@ -621,14 +621,14 @@ func TestPool(t *testing.T) {
 	}
 	// Of connections beyond their time none is used, and CloseIdle ends the rest.
 	for _, c := range tg.pool.idle[:kept/2] {
-		c.lastUsed = time.Now().Add(-2 * keepIdle)
+		c.lastUsed = time.Now().Add(-2 * KeepIdle)
 	}
-	tg.CloseIdle(keepIdle)
+	tg.CloseIdle(KeepIdle)
 	if n := len(tg.pool.idle); n != kept-kept/2 {
 		t.Errorf("%d kept, want %d", n, kept-kept/2)
 	}
 	for _, c := range tg.pool.idle {
-		c.lastUsed = time.Now().Add(-2 * keepIdle)
+		c.lastUsed = time.Now().Add(-2 * KeepIdle)
 	}
 	before := p.conns.Load()
 	if _, _, err := call(tg, post("{}"), new(Canceller)); err != nil {
