@@ -28,7 +28,7 @@ run: build ## start Catraca with a stand-in upstream, a demo tenant and a key to
 .PHONY: test
 test: ## every test, on a real Postgres and Redis (found, started and, as root on Debian, installed), then the SDKs
 	@mkdir -p $(CACHE)
-	$(GO) run ./internal/testenv/start -- $(GO) run ./internal/testcount -summary $(CACHE)/tests . $(wildcard e2e)
+	$(GO) run ./internal/testenv/start -- $(GO) run ./internal/testcount -summary $(CACHE)/tests . $(wildcard e2e) -- -timeout 8m
 
 .PHONY: race
 race: ## the tests of the product under the race detector; needs a C compiler

@@ -25,6 +25,7 @@ type identity struct{ incarnation, seq uint64 }
 type mapLedger struct {
 	mu      sync.Mutex
 	events  map[identity]Event
+	had     map[uint64]Ranges
 	dead    []deadEvent
 	records int // calls of Record
 	repeats int // events it had already
@@ -39,7 +40,9 @@ type deadEvent struct {
 	reason string
 }
 
-func newMapLedger() *mapLedger { return &mapLedger{events: map[identity]Event{}} }
+func newMapLedger() *mapLedger {
+	return &mapLedger{events: map[identity]Event{}, had: map[uint64]Ranges{}}
+}
 
 func (l *mapLedger) Record(ctx context.Context, batch []Event) error {
 	if l.entered != nil {
@@ -61,6 +64,7 @@ func (l *mapLedger) Record(ctx context.Context, batch []Event) error {
 			}
 		}
 	}
+	fresh := map[uint64]Ranges{}
 	for _, e := range batch {
 		id := identity{e.Incarnation, e.Seq}
 		if _, had := l.events[id]; had {
@@ -68,6 +72,10 @@ func (l *mapLedger) Record(ctx context.Context, batch []Event) error {
 			continue
 		}
 		l.events[id] = e
+		fresh[e.Incarnation] = append(fresh[e.Incarnation], [2]uint64{e.Seq, e.Seq})
+	}
+	for incarnation, r := range fresh {
+		l.had[incarnation] = l.had[incarnation].Union(r)
 	}
 	return nil
 }
@@ -78,11 +86,7 @@ func (l *mapLedger) Received(_ context.Context, incarnation uint64) (r Ranges, e
 	if l.down != nil {
 		return nil, l.down
 	}
-	for id := range l.events {
-		if id.incarnation == incarnation {
-			r = append(r, [2]uint64{id.seq, id.seq})
-		}
-	}
+	r = slices.Clone(l.had[incarnation])
 	for _, d := range l.dead {
 		if d.event.Incarnation == incarnation {
 			r = append(r, [2]uint64{d.event.Seq, d.event.Seq})

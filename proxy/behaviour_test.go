@@ -158,15 +158,11 @@ func TestUpstreamSilent(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, func(c *upConn) {
+			w := startWith(t, func(c *upConn) {
 				c.request()
 				c.say(tt.said)
 				c.gone()
-			}, nil)
-			w.stop()
-			o := w.proxy.Options
-			o.Routes, o.Registry = w.routes(limits), nil
-			w.serve(o, time.Second)
+			}, limits, time.Second, nil)
 			a := w.ask(tt.request)
 			if a.status != tt.status || a.whole != tt.whole {
 				t.Errorf("status %d, whole %t: %s", a.status, a.whole, a.body)

@@ -31,7 +31,7 @@ func TestGracefulStop(t *testing.T) {
 			t.Parallel()
 			asked := make(chan bool, 1)
 			stopped := make(chan struct{})
-			w := start(t, func(c *upConn) {
+			w := startWith(t, func(c *upConn) {
 				_, body, err := c.request()
 				if err != nil {
 					return
@@ -52,9 +52,7 @@ func TestGracefulStop(t *testing.T) {
 					c.say(plainGood)
 				}
 				c.gone()
-			}, nil)
-			w.stop()
-			w.serve(w.proxy.withoutRegistry(), tt.drain)
+			}, defaultTimeouts, tt.drain, nil)
 			c := w.dial()
 			c.say(tt.request)
 			<-asked
@@ -105,18 +103,9 @@ func TestGracefulStop(t *testing.T) {
 	}
 }
 
-// withoutRegistry is the proxy's options for a second one: metrics can be registered once only.
-func (p *Proxy) withoutRegistry() Options {
-	o := p.Options
-	o.Registry = nil
-	return o
-}
-
 // A stop with nothing under way does not wait for connections that nobody uses.
 func TestStopWithNothingUnderWay(t *testing.T) {
-	w := start(t, answers(plainGood), nil)
-	w.stop()
-	w.serve(w.proxy.withoutRegistry(), 10*time.Second)
+	w := startWith(t, answers(plainGood), defaultTimeouts, 10*time.Second, nil)
 	kept := w.dial()
 	kept.say(plainCall)
 	if _, err := kept.answer(); err != nil {
@@ -133,6 +122,17 @@ func TestStopWithNothingUnderWay(t *testing.T) {
 	}
 }
 
+// A stop may come before the server has begun.
+func TestStopAtOnce(t *testing.T) {
+	for range 20 {
+		w := startWith(t, answers(plainGood), defaultTimeouts, 10*time.Second, nil)
+		began := time.Now()
+		if err := w.stop(); err != nil || time.Since(began) > 3*time.Second {
+			t.Fatalf("after %s: %v", time.Since(began), err)
+		}
+	}
+}
+
 // A panic, wherever it is, ends one call and nothing else.
 func TestPanics(t *testing.T) {
 	speech := postJSON("/v1/audio/speech", "ck_direct", `{"model":"tts-1","input":"abc"}`)
@@ -144,14 +144,14 @@ func TestPanics(t *testing.T) {
 		request string
 		status  int // 0: whatever came is cut short
 	}{
-		{"in the keyring", func(w *world) { w.keys.before = boom }, plainCall, 500},
-		{"in the keyring, before the body", func(w *world) { w.keys.before = boom }, strings.Replace(plainCall, hostLine, hostLine+"\r\nExpect: 100-continue", 1), 500},
-		{"when opening", func(w *world) { w.meter.onOpen = boom }, plainCall, 500},
-		{"when closing a plain call", func(w *world) { w.meter.onClose = boom }, plainCall, 500},
-		{"when closing a stream", func(w *world) { w.meter.onClose = boom }, streamCall, 0},
-		{"when closing speech", func(w *world) { w.meter.onClose = boom }, speech, 0},
-		{"when closing a stream to HTTP/1.0", func(w *world) { w.meter.onClose = boom }, http10(streamCall), 0},
-		{"when closing speech to HTTP/1.0", func(w *world) { w.meter.onClose = boom }, http10(speech), 0},
+		{"in the keyring", func(w *world) { w.keys.before.set(boom) }, plainCall, 500},
+		{"in the keyring, before the body", func(w *world) { w.keys.before.set(boom) }, strings.Replace(plainCall, hostLine, hostLine+"\r\nExpect: 100-continue", 1), 500},
+		{"when opening", func(w *world) { w.meter.onOpen.set(boom) }, plainCall, 500},
+		{"when closing a plain call", func(w *world) { w.meter.onClose.set(boom) }, plainCall, 500},
+		{"when closing a stream", func(w *world) { w.meter.onClose.set(boom) }, streamCall, 0},
+		{"when closing speech", func(w *world) { w.meter.onClose.set(boom) }, speech, 0},
+		{"when closing a stream to HTTP/1.0", func(w *world) { w.meter.onClose.set(boom) }, http10(streamCall), 0},
+		{"when closing speech to HTTP/1.0", func(w *world) { w.meter.onClose.set(boom) }, http10(speech), 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := start(t, func(c *upConn) {
@@ -184,7 +184,9 @@ func TestPanics(t *testing.T) {
 				t.Errorf("looks finished: %s", a.body)
 			}
 			c.Close()
-			w.keys.before, w.meter.onOpen, w.meter.onClose = nil, nil, nil
+			for _, h := range []*hook{w.keys.before, &w.meter.onOpen, &w.meter.onClose} {
+				h.set(nil)
+			}
 			good(t, w.dial())
 			if n := w.metric("catraca_panics_total"); n != 1 {
 				t.Errorf("%v panics counted", n)

@@ -146,6 +146,7 @@ func (p *Proxy) Serve(ctx context.Context, ln net.Listener, drain time.Duration)
 	defer cancel()
 	end := time.Now().Add(drain)
 	err := p.server.ShutdownWithContext(limit)
+	_ = ln.Close() // a server that had not begun to serve leaves it open, and would begin now
 	if err == nil && p.watch.wait(time.Until(end)) != nil {
 		err = context.DeadlineExceeded // streams to HTTP/1.0 clients, which were taken from the server
 	}

@@ -15,6 +15,7 @@ func (c *call) settle(outcome metering.Outcome) {
 		return
 	}
 	c.settled = true
+	defer c.p.metrics.settled(c)
 	e, rd := &c.event, &c.reading
 	e.Outcome = outcome
 	e.LatencyMs = time.Since(c.start).Milliseconds()
@@ -41,7 +42,6 @@ func (c *call) settle(outcome metering.Outcome) {
 	if c.ep.index == epResponses && outcome == metering.OK && rd.ID != "" {
 		c.p.owned.put(strings.Clone(rd.ID), owner{c.who.ClientID, c.target.Route, c.target.Provider})
 	}
-	c.p.metrics.settled(c)
 }
 
 // served is the model that is priced: the one that answered, where the registry knows it, else the one asked for. A

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,11 +56,16 @@ const callerToken = "caller-canary-0123456789"
 // start makes a world. serve is run for every connection that the proxy makes upstream.
 func start(t testing.TB, serve func(c *upConn), change func(*Options)) *world {
 	t.Helper()
+	return startWith(t, serve, defaultTimeouts, time.Second, change)
+}
+
+func startWith(t testing.TB, serve func(c *upConn), timeouts upstream.Timeouts, drain time.Duration, change func(*Options)) *world {
+	t.Helper()
 	w := &world{t: t, keys: theTenants(), own: &owners{}, log: &lockedBuffer{}}
 	w.meter = newMeter(t)
 	w.up = listenUpstream(t, serve)
 	o := Options{
-		Keys: w.keys, Meter: w.meter, Prices: prices{theCatalog()}, Owners: w.own, Routes: w.routes(defaultTimeouts),
+		Keys: w.keys, Meter: w.meter, Prices: prices{theCatalog()}, Owners: w.own, Routes: w.routes(timeouts),
 		UseGateway: true, UnknownModels: tenancy.RefuseUnknown, MaxBody: 32 << 20,
 		ReadTimeout: 10 * time.Second, IdleTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 		Log: slog.New(slog.NewTextHandler(w.log, nil)), Registry: prometheus.NewRegistry(),
@@ -67,7 +73,7 @@ func start(t testing.TB, serve func(c *upConn), change func(*Options)) *world {
 	if change != nil {
 		change(&o)
 	}
-	w.serve(o, time.Second)
+	w.serve(o, drain)
 	t.Cleanup(func() {
 		if err := w.stop(); err != nil && !t.Failed() {
 			t.Error("stop:", err)
@@ -144,13 +150,11 @@ func (w *world) metric(name string) (sum float64) {
 type keys struct {
 	byKey    map[string]*tenancy.Principal
 	byClient map[string]*tenancy.Principal
-	before   func() // of every look-up
+	before   *hook // of every look-up
 }
 
 func (k *keys) Key(_ context.Context, secret []byte) (*tenancy.Principal, error) {
-	if k.before != nil {
-		k.before()
-	}
+	k.before.call()
 	if p := k.byKey[string(secret)]; p != nil {
 		return p, nil
 	}
@@ -213,7 +217,11 @@ var tenants = sync.OnceValue(func() *keys {
 	return k
 })
 
-func theTenants() *keys { k := *tenants(); return &k }
+func theTenants() *keys {
+	k := *tenants()
+	k.before = new(hook)
+	return &k
+}
 
 func must(err error) {
 	if err != nil {
@@ -319,8 +327,19 @@ type meter struct {
 	closed   []metering.Event
 	progress []metering.Event
 	refuse   error
-	onOpen   func()
-	onClose  func()
+	onOpen   hook
+	onClose  hook
+}
+
+// hook is something that a test makes happen, now or no more.
+type hook struct{ f atomic.Pointer[func()] }
+
+func (h *hook) set(f func()) { h.f.Store(&f) }
+
+func (h *hook) call() {
+	if f := h.f.Load(); f != nil && *f != nil {
+		(*f)()
+	}
 }
 
 func newMeter(t testing.TB) *meter {
@@ -330,9 +349,7 @@ func newMeter(t testing.TB) *meter {
 }
 
 func (m *meter) Open(e *metering.Event) error {
-	if m.onOpen != nil {
-		m.onOpen()
-	}
+	m.onOpen.call()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.refuse != nil {
@@ -366,9 +383,7 @@ func (m *meter) Close(e *metering.Event) {
 	m.closed = append(m.closed, clone(e))
 	m.changed.Broadcast()
 	m.mu.Unlock()
-	if m.onClose != nil {
-		m.onClose()
-	}
+	m.onClose.call()
 }
 
 // wait returns the n-th event that was closed, from 1.

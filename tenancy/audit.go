@@ -50,3 +50,11 @@ func auditJSON(what any) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// orNothing keeps an absent document apart from the document null.
+func orNothing(doc json.RawMessage) any {
+	if len(doc) == 0 {
+		return nil
+	}
+	return doc
+}

@@ -257,9 +257,20 @@ func pgAudit(ctx context.Context, tx pgx.Tx, action string, client, subject uuid
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO audit_log (actor, action, client_id, subject, before, after) VALUES ($1, $2, $3, $4, $5, $6)",
+	_, err = tx.Exec(ctx, "INSERT INTO audit_log (actor, action, client_id, subject, before, after) VALUES ($1, $2, NULLIF($3, '00000000-0000-0000-0000-000000000000'::uuid), $4, $5, $6)",
 		Actor(ctx), action, client, subject.String(), was, is)
 	return err
+}
+
+// Note implements Store.
+func (p *Postgres) Note(ctx context.Context, action string, subject uuid.UUID, before, after json.RawMessage) error {
+	err := pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		return pgAudit(ctx, tx, action, uuid.Nil, subject, orNothing(before), orNothing(after))
+	})
+	if err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
 }
 
 // Audit implements Store.

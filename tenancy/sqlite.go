@@ -230,9 +230,24 @@ func liteAudit(ctx context.Context, tx *sql.Tx, action string, client, subject u
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, "INSERT INTO audit_log (at, actor, action, client_id, subject, before, after) VALUES (?, ?, ?, ?, ?, ?, ?)",
+	_, err = tx.ExecContext(ctx, "INSERT INTO audit_log (at, actor, action, client_id, subject, before, after) VALUES (?, ?, ?, NULLIF(?, '"+uuid.Nil.String()+"'), ?, ?, ?)",
 		time.Now().UnixMicro(), Actor(ctx), action, client, subject.String(), textOrNil(was), textOrNil(is))
 	return err
+}
+
+// Note implements Store.
+func (l *SQLite) Note(ctx context.Context, action string, subject uuid.UUID, before, after json.RawMessage) error {
+	tx, err := l.db.BeginTx(ctx, nil)
+	if err == nil {
+		defer func() { _ = tx.Rollback() }()
+		if err = liteAudit(ctx, tx, action, uuid.Nil, subject, orNothing(before), orNothing(after)); err == nil {
+			err = tx.Commit()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
 }
 
 // Audit implements Store.

@@ -2,6 +2,7 @@ package tenancy_test
 
 import (
 	"context"
+	"encoding/json"
 	"database/sql"
 	"errors"
 	"path/filepath"
@@ -545,6 +546,21 @@ func TestParallelWriters(t *testing.T) {
 		changes, _, err := s.Changes(ctx, version)
 		if err != nil || len(changes) < 10*len(stores)+2 {
 			t.Errorf("%d changes, %v", len(changes), err)
+		}
+	})
+}
+
+func TestAuditNote(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s under) {
+		subject := uuid.New()
+		ctx := WithActor(context.Background(), "admin")
+		if err := s.Note(ctx, "model.update", subject, json.RawMessage(`{"a":1}`), nil); err != nil {
+			t.Fatal(err)
+		}
+		all := must[[]AuditEntry](t)(s.Audit(context.Background(), uuid.Nil, 0, 10))
+		if len(all) != 1 || all[0].Action != "model.update" || all[0].Subject != subject.String() || all[0].ClientID != uuid.Nil ||
+			all[0].Actor != "admin" || string(all[0].Before) == "" || all[0].After != nil {
+			t.Errorf("%+v", all)
 		}
 	})
 }

@@ -11,6 +11,7 @@ package tenancy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -122,6 +123,8 @@ type Store interface {
 	// ErrChangesLost: begin again with 0 and take everything as changed.
 	Changes(ctx context.Context, after int64) ([]Change, int64, error)
 
+	// Note writes down a change of something else than a tenant: of a model, of a price.
+	Note(ctx context.Context, action string, subject uuid.UUID, before, after json.RawMessage) error
 	// Audit lists who changed what, newest first: entries older than an id (0: from the newest), of one client or of all.
 	Audit(ctx context.Context, client uuid.UUID, before int64, limit int) ([]AuditEntry, error)
 	// ResealPhoneKeys seals every phone key that is under an older master key with the newest, and counts them.

@@ -39,7 +39,7 @@ func newAdmin(ctx context.Context, cfg *Config, wire net.Addr, st *stores, reg *
 	mux := http.NewServeMux()
 	mux.Handle("/", dashboard.New(dashboard.Options{
 		Token: cfg.AdminToken.Reveal(), Tenants: st.tenants, Registry: st.usage,
-		Usage: st.usage, Rates: reg, Settings: settings, Gateway: gatewayModels(cfg), Log: log, Version: buildVersion(),
+		Usage: st.usage, Rates: reg, Settings: settings, Gateway: gatewayModels(cfg), Auditor: st.tenants, Log: log, Version: buildVersion(),
 	}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })

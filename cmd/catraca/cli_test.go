@@ -80,7 +80,7 @@ func (s *testSite) run(args ...string) (out string, code int) {
 	return both.String(), code
 }
 
-// calls puts three calls into the ledger: one as usual, one refused, one of unknown cost.
+// calls puts calls into the ledger: two as usual, one refused, one of unknown cost.
 func (s *testSite) calls(client uuid.UUID) {
 	s.Helper()
 	catalog, err := s.st.usage.LoadCatalog(s.Context())
@@ -104,6 +104,7 @@ func (s *testSite) calls(client uuid.UUID) {
 		event(1, metering.OK, 200, usage, cost),
 		event(2, metering.Refused, 429, metering.Usage{}, metering.Cost{Known: true}),
 		event(3, metering.Truncated, 200, estimated, metering.Cost{}),
+		event(4, metering.OK, 200, metering.Usage{Source: metering.Measured, Input: 100, Output: 10, Total: 110}, metering.Cost{Known: true, USD: 21_000_000, BRL: 108_028_200}),
 	})
 	if err != nil {
 		s.Fatal(err)

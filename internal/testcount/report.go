@@ -111,8 +111,8 @@ func (r *report) addPackage(p *packageReport, e event) {
 		fmt.Fprintf(r.out, "ok    %s  %s  %.1fs%s\n", e.Package, count(p.passed, "test"), e.Elapsed, skips(p.skipped))
 	case "fail":
 		for name, t := range p.tests { // those that were running when the process ended: a panic or a time-out
-			if !t.ended && t.output.Len() > 0 {
-				fmt.Fprintf(r.out, "--- did not end  %s  %s\n%s", e.Package, name, t.output.String())
+			if !t.ended && !waiting.MatchString(t.output.String()) {
+				fmt.Fprintf(r.out, "--- did not end  %s  %s\n%s", e.Package, name, spoken(t.output.String()))
 			}
 		}
 		fmt.Fprint(r.out, p.output.String())
@@ -153,6 +153,9 @@ func skips(n int) string {
 }
 
 var framework = regexp.MustCompile(`(?m)^\s*(=== (RUN|PAUSE|CONT|NAME)|--- (FAIL|PASS|SKIP)):?\s.*\n`)
+
+// waiting is the output of a parallel test that never had its turn.
+var waiting = regexp.MustCompile(`=== PAUSE \S+\n$`)
 
 // spoken is what a test said itself, without the lines that go test adds.
 func spoken(output string) string { return framework.ReplaceAllString(output, "") }

@@ -22,13 +22,7 @@ func TestCountsOfARealModule(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
-			imports := `import "testing"`
-			if strings.Contains(c.file, "os.Exit") {
-				imports = `import ("os"; "testing")`
-			}
-			write(t, dir, "go.mod", "module sample\n\ngo 1.26\n")
-			write(t, dir, "a_test.go", "package sample\n\n"+imports+"\n\n"+strings.ReplaceAll(c.file, "}; func", "}\nfunc"))
+			dir := module(t, c.file)
 			var out strings.Builder
 			r := &report{out: &out}
 			if err := testModule(dir, nil, r); err != nil {
@@ -44,6 +38,25 @@ func TestCountsOfARealModule(t *testing.T) {
 	}
 }
 
+// TestATimeoutNamesTheTestThatHung, and not those that waited for it.
+func TestATimeoutNamesTheTestThatHung(t *testing.T) {
+	t.Parallel()
+	dir := module(t, `func TestWaits(t *testing.T) { t.Parallel() }; func TestHangs(t *testing.T) { t.Log("so far"); select {} }`)
+	var out strings.Builder
+	r := &report{out: &out}
+	if err := testModule(dir, []string{"-timeout=300ms"}, r); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"TestHangs", "so far", "FAIL  sample  1 failed"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("did not say %q; printed:\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "did not end  sample  TestWaits") {
+		t.Errorf("a test that had no turn is blamed:\n%s", out.String())
+	}
+}
+
 func TestABrokenModuleIsAnError(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "go.mod", "modul sample\n")
@@ -51,6 +64,19 @@ func TestABrokenModuleIsAnError(t *testing.T) {
 	if err := testModule(dir, nil, r); err == nil {
 		t.Errorf("no error, and counted %q", r.line())
 	}
+}
+
+// module makes a small module with these tests in a folder of its own.
+func module(t *testing.T, tests string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	imports := `import "testing"`
+	if strings.Contains(tests, "os.Exit") {
+		imports = `import ("os"; "testing")`
+	}
+	write(t, dir, "go.mod", "module sample\n\ngo 1.26\n")
+	write(t, dir, "a_test.go", "package sample\n\n"+imports+"\n\n"+strings.ReplaceAll(tests, "}; func", "}\nfunc"))
+	return dir
 }
 
 func write(t *testing.T, dir, name, text string) {
