@@ -675,3 +675,96 @@ func FuzzSegment(f *testing.F) {
 		}
 	})
 }
+
+// TestSpoolLeavesABadSegment has one file that takes no writes any more: the log goes on in the next, and nobody is
+// refused.
+func TestSpoolLeavesABadSegment(t *testing.T) {
+	bad := ""
+	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, create: func(path string, size int64) (segmentFile, error) {
+		f, err := createFile(path, size)
+		return badSector{f, path, &bad}, err
+	}})
+	e := mustOpen(t, s)
+	bad = s.current.path
+	s.Close(e)
+	s.Close(mustOpen(t, s))
+	if got := takeAll(t, s); len(got) != 2 || s.Stats().WriteFails != 1 || s.current.path == bad {
+		t.Errorf("%d sent, %+v", len(got), s.Stats())
+	}
+	shutdown(t, s)
+}
+
+type badSector struct {
+	segmentFile
+	path string
+	bad  *string
+}
+
+func (f badSector) WriteAt(b []byte, at int64) (int, error) {
+	if f.path == *f.bad {
+		return 0, syscall.EIO
+	}
+	return f.segmentFile.WriteAt(b, at)
+}
+
+// TestSpoolHeaderDamaged breaks each header of a log: the names say enough.
+func TestSpoolHeaderDamaged(t *testing.T) {
+	o := SpoolOptions{Dir: filepath.Join(t.TempDir(), "spool"), SegmentBytes: smallSegment}
+	s := openSpool(t, o)
+	var open []*Event
+	for range 100 { // calls that begin in one segment and end in the next
+		open = append(open, mustOpen(t, s))
+		if len(open) > 10 {
+			s.Close(open[0])
+			open = open[1:]
+		}
+	}
+	files := segmentFiles(t, s)
+	abandonSpool(s)
+	for i, path := range files {
+		whole, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) { // a spare, which the first recovery has deleted
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := slices.Clone(whole)
+		clear(broken[:headerBytes])
+		if err := os.WriteFile(path, broken, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := openSpool(t, o)
+		crashed := 0
+		got := takeAll(t, s)
+		for _, e := range got {
+			if e.Outcome == Crashed {
+				crashed++
+			}
+		}
+		if len(got) != 100 || crashed != len(open) || s.Stats().Lost > 0 {
+			t.Errorf("without the header of segment %d: %d calls, %d crashed, %+v", i, len(got), crashed, s.Stats())
+		}
+		abandonSpool(s)
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSpoolRecordOutOfPlace has a record where it was not written, in the same file and in another: it is not one.
+func TestSpoolRecordOutOfPlace(t *testing.T) {
+	o, path, b, ends := lastSegment(t, 2)
+	end := ends[len(ends)-1]
+	moved := slices.Clone(b)
+	copy(moved[end:], b[headerBytes:ends[0]])
+	if events, st := reopen(t, o, path, moved); len(events) != 2 || events[0].Outcome != OK || st.Damaged > 0 {
+		t.Errorf("%d calls, %+v", len(events), st)
+	}
+	incarnation, number, _ := parseSegmentName(filepath.Base(path))
+	for _, name := range []string{segmentName(incarnation, number+1), segmentName(incarnation+1, number)} {
+		if events, _ := reopen(t, o, filepath.Join(o.Dir, name), b); len(events) != 0 {
+			t.Errorf("a copy named %s gave %d calls", name, len(events))
+		}
+	}
+}

@@ -2,7 +2,6 @@ package metering
 
 import (
 	"crypto/sha256"
-	"database/sql"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -157,7 +156,10 @@ var (
 )
 
 // nullInt64 is an amount that may be unknown.
-type nullInt64 = sql.Null[int64]
+type nullInt64 struct {
+	V     int64
+	Valid bool
+}
 
 // newLogRows turns a batch into rows, each identity once.
 func newLogRows(batch []Event) ([]logRow, error) {
@@ -321,4 +323,17 @@ func newDeadLetter(raw []byte, ev Event, reason string) deadLetter {
 		l.usd, l.brl = &usd, &brl
 	}
 	return l
+}
+
+// Scan reads an amount from a row of either store.
+func (n *nullInt64) Scan(src any) error {
+	switch v := src.(type) {
+	case nil:
+		*n = nullInt64{}
+	case int64:
+		*n = nullInt64{v, true}
+	default:
+		return fmt.Errorf("an amount in the log is a %T", src)
+	}
+	return nil
 }

@@ -62,7 +62,7 @@ FROM model_prices WHERE ?1 = ?2 OR model_id = ?1`, model.String(), uuid.Nil.Stri
 	var prices []Price
 	for rows.Next() {
 		var price Price
-		var figures [9]nullInt64
+		var figures [9]sql.Null[int64]
 		var tiers string
 		dest := []any{&price.ID, &price.ModelID, sqliteInstant{&price.From}, sqliteInstant{&price.To}, &price.Source, &price.Note}
 		for i := range figures {

@@ -180,8 +180,11 @@ func (row *GatewayModel) priceOnto(now *Price) Price {
 	next := *now
 	ours := now.Source != priceFromGateway
 	for _, f := range []struct{ to, from *money.Pico }{
-		{&next.Input, &row.Price.Input}, {&next.Output, &row.Price.Output}, {&next.Cached, &row.Price.Cached},
-		{&next.CacheWrite, &row.Price.CacheWrite}, {&next.Image, &row.Price.Image},
+		{&next.Input, &row.Price.Input},
+		{&next.Output, &row.Price.Output},
+		{&next.Cached, &row.Price.Cached},
+		{&next.CacheWrite, &row.Price.CacheWrite},
+		{&next.Image, &row.Price.Image},
 	} {
 		if *f.from != NoPrice || !ours {
 			*f.to = *f.from

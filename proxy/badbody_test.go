@@ -193,7 +193,10 @@ func TestHalfRequests(t *testing.T) {
 		name string
 		send string
 	}{
-		{"nothing", ""}, {"half a request line", "POST /v1"}, {"half a header", whole[:60]}, {"half a body", whole[:len(whole)-5]},
+		{"nothing", ""},
+		{"half a request line", "POST /v1"},
+		{"half a header", whole[:60]},
+		{"half a body", whole[:len(whole)-5]},
 		{"half a chunk", bare("25\r\n{", postLine, hostLine, keyLine, "Transfer-Encoding: chunked")},
 		{"no last chunk", bare(chunk(goodBody), postLine, hostLine, keyLine, "Transfer-Encoding: chunked")},
 	} {

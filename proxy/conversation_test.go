@@ -84,15 +84,14 @@ const (
 
 // exchange is one call of a conversation.
 type exchange struct {
-	n        int
-	request  string
-	script   *script
-	sent     []string // requests that the upstream got
-	answer   *answer
-	err      error
-	left     bool // the connection was ended behind the answer
-	event    *metering.Event
-	archived map[string]string
+	n       int
+	request string
+	script  *script
+	sent    []string // requests that the upstream got
+	answer  *answer
+	err     error
+	left    bool // the connection was ended behind the answer
+	event   *metering.Event
 }
 
 func (e *exchange) section(name string) string {
@@ -495,9 +494,19 @@ func showEvent(e *metering.Event) string {
 		name string
 		n    int64
 	}{
-		{"input", e.Input}, {"cached", e.Cached}, {"cache write", e.CacheWrite}, {"output", e.Output}, {"reasoning", e.Reasoning},
-		{"total", e.Total}, {"audio input", e.AudioInput}, {"audio output", e.AudioOutput}, {"audio ms", e.AudioMs},
-		{"images", e.Images}, {"characters", e.Characters}, {"request bytes", e.RequestBytes}, {"response bytes", e.ResponseBytes},
+		{"input", e.Input},
+		{"cached", e.Cached},
+		{"cache write", e.CacheWrite},
+		{"output", e.Output},
+		{"reasoning", e.Reasoning},
+		{"total", e.Total},
+		{"audio input", e.AudioInput},
+		{"audio output", e.AudioOutput},
+		{"audio ms", e.AudioMs},
+		{"images", e.Images},
+		{"characters", e.Characters},
+		{"request bytes", e.RequestBytes},
+		{"response bytes", e.ResponseBytes},
 	} {
 		say(n.name, n.n)
 	}

@@ -29,48 +29,90 @@ func TestErrors(t *testing.T) {
 		retry  int
 		closes bool
 	}{
-		{"a field of the body", &openai.Error{Type: invalidRequest, Code: "invalid_json", Param: "n", Message: "n must be 1."}, 400,
-			`{"error":{"message":"n must be 1.","type":"invalid_request_error","param":"n","code":"invalid_json"}}`, 0, false},
-		{"wrapped", fmt.Errorf("read: %w", badRequest("invalid_header", "twice")), 400,
-			`{"error":{"message":"twice","type":"invalid_request_error","param":null,"code":"invalid_header"}}`, 0, false},
-		{"key", fmt.Errorf("keyring: %w", tenancy.ErrInvalidKey), 401,
-			`{"error":{"message":"invalid API key: send a key that is in force as 'Authorization: Bearer ck_…'","type":"authentication_error","param":null,"code":"invalid_api_key"}}`, 0, false},
-		{"key not judged", fmt.Errorf("keyring: %w: %w", tenancy.ErrUnavailable, secret), 503,
-			`{"error":{"message":"the key could not be checked just now: try again","type":"server_error","param":null,"code":"overloaded"}}`, 2, false},
-		{"paused", forbidden("tenant_paused", "", "this client is paused"+reason("late")), 403,
-			`{"error":{"message":"this client is paused: late","type":"permission_error","param":null,"code":"tenant_paused"}}`, 0, false},
-		{"model not allowed", modelNotAllowed("gpt-4o"), 403,
-			`{"error":{"message":"this client may not use the model \"gpt-4o\": GET /v1/models lists those that it may","type":"permission_error","param":"model","code":"model_not_allowed"}}`, 0, false},
-		{"model not found", modelNotFound("<b>\n"), 404,
-			`{"error":{"message":"the model \"\u003cb\u003e\\n\" does not exist here: GET /v1/models lists those that do","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false},
-		{"no gateway", &upstream.ErrNoRoute{Route: "gateway"}, 404,
-			`{"error":{"message":"no gateway is configured: set AI_GATEWAY_API_KEY","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false},
-		{"no direct route", &upstream.ErrNoRoute{Route: "direct", Provider: "groq"}, 404,
-			`{"error":{"message":"no direct route to provider \"groq\" is configured","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false},
-		{"method", wrongMethod("POST"), 405,
-			`{"error":{"message":"this path takes POST only","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}`, 0, false},
-		{"body too large", errBodyTooLarge(1000), 413,
-			`{"error":{"message":"the request body is larger than the limit of 1000 bytes","type":"invalid_request_error","param":null,"code":"body_too_large"}}`, 0, true},
-		{"disk full", fmt.Errorf("open: %w", metering.ErrSpoolFull), 503,
-			`{"error":{"message":"the meter's disk is full, so no new call can be accounted for: try again later","type":"server_error","param":null,"code":"metering_unavailable"}}`, 10, false},
-		{"disk broken", fmt.Errorf("open: %w", metering.ErrSpoolBroken), 503,
-			`{"error":{"message":"the meter cannot write, so no new call can be accounted for: try again later","type":"server_error","param":null,"code":"metering_unavailable"}}`, 10, false},
-		{"not reached", attempt(upstream.ErrConnect), 502,
-			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream could not be reached","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false},
-		{"broke off", attempt(upstream.ErrTruncated), 502,
-			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream broke off its answer","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false},
-		{"malformed", attempt(upstream.ErrMalformed), 502,
-			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream sent a malformed answer","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false},
-		{"encoding", attempt(upstream.ErrEncoding), 502,
-			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream sent an encoding that was not asked for and cannot be read","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false},
-		{"too slow", attempt(upstream.ErrTimeout), 504,
-			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream did not answer in time","type":"upstream_error","param":null,"code":"upstream_timeout"}}`, 0, false},
-		{"client gone", attempt(upstream.ErrCancelled), 499,
-			`{"error":{"message":"the client ended the connection before the answer","type":"invalid_request_error","param":null,"code":"client_closed_request"}}`, 0, true},
-		{"panic", errPanic, 500,
-			`{"error":{"message":"an internal error occurred; report request req_0123456789abcdef","type":"server_error","param":null,"code":"internal_error"}}`, 0, false},
-		{"anything else", secret, 500,
-			`{"error":{"message":"an internal error occurred; report request req_0123456789abcdef","type":"server_error","param":null,"code":"internal_error"}}`, 0, false},
+		{
+			"a field of the body", &openai.Error{Type: invalidRequest, Code: "invalid_json", Param: "n", Message: "n must be 1."}, 400,
+			`{"error":{"message":"n must be 1.","type":"invalid_request_error","param":"n","code":"invalid_json"}}`, 0, false,
+		},
+		{
+			"wrapped", fmt.Errorf("read: %w", badRequest("invalid_header", "twice")), 400,
+			`{"error":{"message":"twice","type":"invalid_request_error","param":null,"code":"invalid_header"}}`, 0, false,
+		},
+		{
+			"key", fmt.Errorf("keyring: %w", tenancy.ErrInvalidKey), 401,
+			`{"error":{"message":"invalid API key: send a key that is in force as 'Authorization: Bearer ck_…'","type":"authentication_error","param":null,"code":"invalid_api_key"}}`, 0, false,
+		},
+		{
+			"key not judged", fmt.Errorf("keyring: %w: %w", tenancy.ErrUnavailable, secret), 503,
+			`{"error":{"message":"the key could not be checked just now: try again","type":"server_error","param":null,"code":"overloaded"}}`, 2, false,
+		},
+		{
+			"paused", forbidden("tenant_paused", "", "this client is paused"+reason("late")), 403,
+			`{"error":{"message":"this client is paused: late","type":"permission_error","param":null,"code":"tenant_paused"}}`, 0, false,
+		},
+		{
+			"model not allowed", modelNotAllowed("gpt-4o"), 403,
+			`{"error":{"message":"this client may not use the model \"gpt-4o\": GET /v1/models lists those that it may","type":"permission_error","param":"model","code":"model_not_allowed"}}`, 0, false,
+		},
+		{
+			"model not found", modelNotFound("<b>\n"), 404,
+			`{"error":{"message":"the model \"\u003cb\u003e\\n\" does not exist here: GET /v1/models lists those that do","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false,
+		},
+		{
+			"no gateway", &upstream.ErrNoRoute{Route: "gateway"}, 404,
+			`{"error":{"message":"no gateway is configured: set AI_GATEWAY_API_KEY","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false,
+		},
+		{
+			"no direct route", &upstream.ErrNoRoute{Route: "direct", Provider: "groq"}, 404,
+			`{"error":{"message":"no direct route to provider \"groq\" is configured","type":"invalid_request_error","param":"model","code":"model_not_found"}}`, 0, false,
+		},
+		{
+			"method", wrongMethod("POST"), 405,
+			`{"error":{"message":"this path takes POST only","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}`, 0, false,
+		},
+		{
+			"body too large", errBodyTooLarge(1000), 413,
+			`{"error":{"message":"the request body is larger than the limit of 1000 bytes","type":"invalid_request_error","param":null,"code":"body_too_large"}}`, 0, true,
+		},
+		{
+			"disk full", fmt.Errorf("open: %w", metering.ErrSpoolFull), 503,
+			`{"error":{"message":"the meter's disk is full, so no new call can be accounted for: try again later","type":"server_error","param":null,"code":"metering_unavailable"}}`, 10, false,
+		},
+		{
+			"disk broken", fmt.Errorf("open: %w", metering.ErrSpoolBroken), 503,
+			`{"error":{"message":"the meter cannot write, so no new call can be accounted for: try again later","type":"server_error","param":null,"code":"metering_unavailable"}}`, 10, false,
+		},
+		{
+			"not reached", attempt(upstream.ErrConnect), 502,
+			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream could not be reached","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false,
+		},
+		{
+			"broke off", attempt(upstream.ErrTruncated), 502,
+			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream broke off its answer","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false,
+		},
+		{
+			"malformed", attempt(upstream.ErrMalformed), 502,
+			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream sent a malformed answer","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false,
+		},
+		{
+			"encoding", attempt(upstream.ErrEncoding), 502,
+			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream sent an encoding that was not asked for and cannot be read","type":"upstream_error","param":null,"code":"all_routes_failed"}}`, 0, false,
+		},
+		{
+			"too slow", attempt(upstream.ErrTimeout), 504,
+			`{"error":{"message":"1 attempt failed: gateway/vercel: upstream did not answer in time","type":"upstream_error","param":null,"code":"upstream_timeout"}}`, 0, false,
+		},
+		{
+			"client gone", attempt(upstream.ErrCancelled), 499,
+			`{"error":{"message":"the client ended the connection before the answer","type":"invalid_request_error","param":null,"code":"client_closed_request"}}`, 0, true,
+		},
+		{
+			"panic", errPanic, 500,
+			`{"error":{"message":"an internal error occurred; report request req_0123456789abcdef","type":"server_error","param":null,"code":"internal_error"}}`, 0, false,
+		},
+		{
+			"anything else", secret, 500,
+			`{"error":{"message":"an internal error occurred; report request req_0123456789abcdef","type":"server_error","param":null,"code":"internal_error"}}`, 0, false,
+		},
 	} {
 		r := toOpenAI(tt.err, id)
 		if got := string(r.body.AppendBody(nil)); r.status != tt.status || got != tt.body {

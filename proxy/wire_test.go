@@ -69,13 +69,6 @@ func (u *fakeUpstream) connections() int {
 	return u.made
 }
 
-// open tells how many are open now.
-func (u *fakeUpstream) open() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return len(u.conns)
-}
-
 func (u *fakeUpstream) close() {
 	u.ln.Close()
 	u.mu.Lock()

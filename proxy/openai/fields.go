@@ -157,6 +157,7 @@ func (r *Request) input(i int) (int, *Error) {
 	if flags&badString != 0 {
 		return 0, badStringAt(b, end)
 	}
+	r.TextBytes += int64(end - i - 1)
 	r.InputChars = countChars(b[i+1:end], flags)
 	return end + 1, nil
 }

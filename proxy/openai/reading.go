@@ -57,13 +57,15 @@ type shape struct {
 // Reset forgets everything.
 func (r *Reading) Reset() { *r = Reading{} }
 
+const bytesPerToken = 4
+
 // EstimateTokens guesses how many tokens so many bytes of text are: one for each four bytes, rounded up. That is
 // OpenAI's own rule of thumb for English; Portuguese is nearer to three and a half, which the deltas make up for.
 func EstimateTokens(textBytes int64) int64 {
 	if textBytes <= 0 {
 		return 0
 	}
-	return (textBytes-1)/4 + 1
+	return (textBytes-1)/bytesPerToken + 1
 }
 
 // EstimateOutput guesses the output tokens of an answer that ended without usage: the larger of the number of deltas

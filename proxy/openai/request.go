@@ -41,8 +41,9 @@ type Request struct {
 	// and providerOptions.gateway.models (Vercel's).
 	Fallbacks []string
 
-	// TextBytes is the base of an input estimate: the length of the body less the strings that are data: URLs or hold
-	// base64 of an image, audio or file. JSON's own punctuation and names stay in, which makes it err upwards.
+	// TextBytes is the base of an input estimate: the bytes of all strings that are values, less those that are data:
+	// URLs or hold base64 of an image, audio or file. It is no bound: names of members, which count where they describe
+	// tools, are left out, and what an upstream adds of its own cannot be seen. For a form it is the length less its file.
 	TextBytes int64
 
 	// Media counts the content parts that are images, audio or files, inline or by reference. They cost tokens that
@@ -132,7 +133,6 @@ func (r *Request) parse() *Error {
 	case b[i] != '{':
 		return invalid("", "The request body must be a JSON object.")
 	}
-	r.TextBytes = int64(len(b))
 	r.pos.open = i + 1
 	i, err := r.object(i+1, top)
 	if err != nil {

@@ -206,28 +206,46 @@ func TestOutputLimit(t *testing.T) {
 
 func TestTextBytes(t *testing.T) {
 	image := strings.Repeat("iVBORw0KGgo/+", 100)
-	f := func(part string, less, media int) {
+	f := func(part string, text, media int) {
 		t.Helper()
-		body := `{"messages":[{"role":"user","content":[` + part + `]}]}`
+		body := `{"model":"m","messages":[{"role":"user","content":[` + part + `]}]}`
 		var r Request
 		if err := Parse([]byte(body), &r); err != nil {
 			t.Fatal(err)
 		}
-		if r.TextBytes != int64(len(body)-less) || r.Media != int64(media) {
-			t.Errorf("%.60s: text %d less, media %d; want %d, %d", part, int64(len(body))-r.TextBytes, r.Media, less, media)
+		text += len("user")
+		if r.TextBytes != int64(text) || r.Media != int64(media) {
+			t.Errorf("%.60s: text %d, media %d; want %d, %d", part, r.TextBytes, r.Media, text, media)
 		}
 	}
-	data := "data:image/png;base64," + image
-	f(`{"type":"text","text":"oi"}`, 0, 0)
-	f(`{"type":"image_url","image_url":{"url":"`+data+`"}}`, len(data), 1)
-	f(`{"type":"input_image","image_url":"`+data+`"}`, len(data), 1)
-	f(`{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}`, 0, 1)
-	f(`{"type":"input_audio","input_audio":{"data":"`+image+`","format":"wav"}}`, len(image), 1)
-	f(`{"type":"file","file":{"file_data":"data:application/pdf;base64,`+strings.ReplaceAll(image, "/", `\/`)+`"}}`, len("data:application/pdf;base64,")+len(image)+100, 1)
-	f(`{"type":"text","text":"`+data+`"}`, 0, 0) // text is text, whatever it looks like
-	f(`{"type":"text","data":"`+strings.Repeat("um texto ", 20)+`"}`, 0, 0)
-	f(`{"url":"data:text/plain,`+strings.Repeat("um texto ", 20)+`"}`, 0, 0)
-	f(`{"url":["x",{"data":"y"},"`+data+`"]}`, 0, 0)
+	data, long := "data:image/png;base64,"+image, strings.Repeat("um texto ", 20)
+	f(`{"type":"text","text":"oi"}`, len("text"+"oi"), 0)
+	f(`{"type":"image_url","image_url":{"url":"`+data+`"}}`, len("image_url"), 1)
+	f(`{"type":"input_image","image_url":"`+data+`"}`, len("input_image"), 1)
+	f(`{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}`, len("image_url"+"https://example.com/a.png"), 1)
+	f(`{"type":"input_audio","input_audio":{"data":"`+image+`","format":"wav"}}`, len("input_audio"+"wav"), 1)
+	f(`{"type":"file","file":{"file_data":"data:application/pdf;base64,`+strings.ReplaceAll(image, "/", `\/`)+`"}}`, len("file"), 1)
+	f(`{"type":"text","text":"`+data+`"}`, len("text")+len(data), 0) // text is text, whatever it looks like
+	f(`{"type":"text","data":"`+long+`"}`, len("text")+len(long), 0)
+	f(`{"url":"data:text/plain,`+long+`"}`, len("data:text/plain,")+len(long), 0)
+	f(`{"url":["x",{"data":"y"},"`+data+`"]}`, len("x"+"y")+len(data), 0)
+	f(`{"tokens":[1,22,333],"seed":7}`, 3*bytesPerToken, 0)
+	f(`{"texts":"ol\u00e1"}`, len(`ol\u00e1`), 0)
+}
+
+func TestInputTextBytes(t *testing.T) {
+	for body, want := range map[string]int64{
+		`{"model":"m","input":"bom dia"}`:              7,
+		`{"model":"m","input":["bom","dia"]}`:          6,
+		`{"model":"m","prompt":"bom dia","n":2}`:       7,
+		`{"model":"m","input":[[1,2],[3]]}`:            12,
+		`{"model":"m","instructions":"a","input":"b"}`: 2,
+	} {
+		var r Request
+		if err := Parse([]byte(body), &r); err != nil || r.TextBytes != want {
+			t.Errorf("%s: %d text bytes, %v; want %d", body, r.TextBytes, err, want)
+		}
+	}
 }
 
 func TestAimAt(t *testing.T) {

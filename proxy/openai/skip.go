@@ -87,6 +87,7 @@ func (r *Request) scalar(i int, key []byte) (int, *Error) {
 		if flags&badString != 0 {
 			return 0, badStringAt(b, end)
 		}
+		r.TextBytes += int64(end - i - 1)
 		if len(key) > 2 {
 			r.weigh(key, b[i+1:end])
 		}
@@ -101,6 +102,9 @@ func (r *Request) scalar(i int, key []byte) (int, *Error) {
 	end, ok := scanNumber(b, i)
 	if !ok {
 		return 0, badNumberAt(i, end)
+	}
+	if key == nil {
+		r.TextBytes += bytesPerToken // prompts can be lists of token numbers
 	}
 	return end, nil
 }

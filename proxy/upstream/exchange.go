@@ -113,9 +113,9 @@ func (x *Exchange) Do(t *Target, r *Request, c *Canceller, h *fasthttp.ResponseH
 		if !c.letGo() {
 			return ErrCancelled
 		}
-		// The peer closed a kept connection while we were about to use it. Nothing came back, so nothing was begun
-		// that we know of; every HTTP client sends such a request once more.
-		if kept && !answered && errors.Is(err, errClosedEarly) {
+		// The peer closed a kept connection while we were about to use it: it tells so at once. One that closes only
+		// after a while may have begun to work, and a second time would be paid twice.
+		if kept && !answered && errors.Is(err, errClosedEarly) && time.Since(now) < staleWithin {
 			continue
 		}
 		if errors.Is(err, errClosedEarly) {
@@ -124,6 +124,9 @@ func (x *Exchange) Do(t *Target, r *Request, c *Canceller, h *fasthttp.ResponseH
 		return err
 	}
 }
+
+// staleWithin is how soon a connection that was dead already shows it: a round trip and some load.
+const staleWithin = time.Second
 
 // errClosedEarly says that the connection ended before one byte of an answer.
 var errClosedEarly = errors.New("connection closed before an answer")
