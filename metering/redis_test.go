@@ -473,3 +473,39 @@ func TestShards(t *testing.T) {
 		t.Errorf("shard %d", got)
 	}
 }
+
+// TestRoadIntoStores goes all the way: through memory into SQLite, and through Redis into Postgres with its shard locks.
+func TestRoadIntoStores(t *testing.T) {
+	roads := map[string]func(t *testing.T) (Ledger, Queue, *Worker){
+		"embedded": func(t *testing.T) (Ledger, Queue, *Worker) {
+			ledger, queue := newSQLite(t), NewMemoryQueue(1, 1000)
+			return ledger, queue, NewWorker(ledger, queue, nil, nil)
+		},
+		"shared": func(t *testing.T) (Ledger, Queue, *Worker) {
+			ledger, url := newPostgres(t), testenv.Redis(t)
+			queue := NewRedisQueue(openRedis(t, url), nil)
+			return ledger, queue, NewWorker(ledger, NewRedisQueue(openRedis(t, url), nil), ledger, nil)
+		},
+	}
+	for name, road := range roads {
+		t.Run(name, func(t *testing.T) {
+			ledger, queue, worker := road(t)
+			s := openSpool(t, SpoolOptions{})
+			stopWorker := start(t, worker.Run)
+			stopShipper := start(t, NewShipper(s, queue, nil).Run)
+			makeCalls(t, s, 1500)
+			eventually(t, "some are recorded", func() bool { return worker.Stats().Recorded > 0 })
+			s.resend()
+			eventually(t, "all is acknowledged", func() bool { return s.Stats().Depth == 0 })
+			stopShipper()
+			stopWorker()
+			if r, err := ledger.Received(t.Context(), s.Incarnation()); err != nil || r.String() != "1-1500" {
+				t.Errorf("the ledger has %v, %v", r, err)
+			}
+			if st := worker.Stats(); st.DeadLetters > 0 || st.Recorded < 1500 {
+				t.Errorf("%+v", st)
+			}
+			shutdown(t, s)
+		})
+	}
+}

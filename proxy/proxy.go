@@ -119,8 +119,9 @@ func New(o Options) *Proxy {
 	return p
 }
 
-// maxRequestHead bounds a request's header block. Official SDKs send 0.5 to 1 KiB; tracing baggage can add some.
-const maxRequestHead = 16 << 10
+// maxRequestHead bounds a request's header block: official SDKs send 0.5 to 1 KiB, and common servers take 8. It is
+// also what every open connection holds of memory.
+const maxRequestHead = 8 << 10
 
 // discardLogger drops what fasthttp logs about single connections: it quotes addresses and bytes of clients. What
 // matters of it is counted in metrics.

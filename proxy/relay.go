@@ -37,6 +37,7 @@ func (c *call) relay() (streaming bool, err error) {
 	if !events {
 		length = int(c.x.Body.Sized)
 	}
+	c.x.DropScratch()
 	c.freeRequest()
 	if length < 0 && !c.ctx.Request.Header.IsHTTP11() {
 		c.relayToHTTP10(events)

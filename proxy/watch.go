@@ -26,7 +26,7 @@ type watch struct {
 // sweepEvery is how often connections are looked at: a client that leaves is noticed within patience + sweepEvery +
 // the sweep itself, well under the second that is promised.
 const (
-	sweepEvery = 200 * time.Millisecond
+	sweepEvery = 400 * time.Millisecond
 	patience   = 200 * time.Millisecond
 )
 
@@ -59,7 +59,7 @@ func (w *watch) sweep(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.conns {
-		if since := c.busySince.Load(); since != 0 && since < before && c.gone() {
+		if since := c.busySince.Load(); since != 0 && since < before && c.probe != nil && c.probe.gone() {
 			c.cancel.Cancel()
 		} else if w.draining.Load() && !c.spoke.Load() {
 			_ = c.Conn.Close()
@@ -82,7 +82,9 @@ func (l *watchedListener) Accept() (net.Conn, error) {
 	}
 	c := &clientConn{Conn: nc, w: l.w}
 	if sc, ok := nc.(syscall.Conn); ok {
-		c.raw, _ = sc.SyscallConn()
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.probe = newProbe(raw)
+		}
 	}
 	l.w.mu.Lock()
 	l.w.conns[c] = struct{}{}
@@ -120,7 +122,7 @@ func (w *watch) wait(limit time.Duration) error {
 type clientConn struct {
 	net.Conn
 	w         *watch
-	raw       syscall.RawConn
+	probe     *probe // nil: nothing to ask
 	busySince atomic.Int64
 	cancel    upstream.Canceller
 	closed    atomic.Bool

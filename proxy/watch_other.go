@@ -2,16 +2,22 @@
 
 package proxy
 
-import "golang.org/x/sys/unix"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe looks at one connection.
+type probe struct{ raw syscall.RawConn }
+
+func newProbe(raw syscall.RawConn) *probe { return &probe{raw} }
 
 // gone looks whether the next thing to read is the end. Bytes of a further request hide it until they are read: on
 // Linux, where Catraca is deployed, the state of the connection is asked for instead.
-func (c *clientConn) gone() bool {
-	if c.raw == nil {
-		return false
-	}
+func (p *probe) gone() bool {
 	ended := false
-	err := c.raw.Control(func(fd uintptr) {
+	err := p.raw.Control(func(fd uintptr) {
 		var one [1]byte
 		n, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		ended = (n == 0 && err == nil) || err == unix.ECONNRESET || err == unix.EPIPE

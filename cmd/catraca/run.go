@@ -94,7 +94,11 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 	if ready != nil {
 		ready(st, wire.Addr(), admin.addr())
 	}
-	defer func() { log.Info("stopped", "spool_depth", spool.Stats().Depth) }()
+	defer func() {
+		depth := spool.Stats().Depth
+		err = errors.Join(err, spool.Shutdown())
+		log.Info("stopped", "spool_depth", depth)
+	}()
 	return st.runParts(ctx, parts{
 		proxy:   func(ctx context.Context) error { return px.Serve(ctx, wire, cfg.DrainTimeout) },
 		ship:    metering.NewShipper(spool, st.queue, log).Run,

@@ -43,52 +43,99 @@ func asciiStops(x uint64) uint64 {
 }
 
 // scanString validates the string whose first byte after the opening quote is b[i] and returns the index of its
-// closing quote.
+// closing quote. Words of plain ASCII, and words whose only other bytes are two-byte sequences (nearly all of
+// Portuguese), are checked whole; escapes and the closing quote are found by the marks of their word; what else there
+// is goes rune by rune.
 func scanString(b []byte, i int) (end int, f stringFlags) {
-	for {
-		if i = skipPlain(b, i); i >= len(b) {
-			return len(b), f | badString
-		}
-		switch c := b[i]; {
-		case c == '"':
-			return i, f
-		case c == '\\':
-			n := escapeLen(b[i:])
-			if n == 0 {
-				return i, f | badString
+	carry := uint64(0) // 0x80 when the word before ended in the first byte of a two-byte sequence
+	for run := 0; i+8 <= len(b); {
+		x := binary.LittleEndian.Uint64(b[i : i+8])
+		var m uint64
+		if x&topBits|carry == 0 {
+			if m = stops(x); m == 0 {
+				i += 8
+				if run++; run == 4 {
+					i, run = skipLongPlain(b, i), 0
+				}
+				continue
 			}
-			i += n
-			f |= hasEscape
-		case c < ' ':
-			return i, f | badString
-		default:
-			var ok bool
-			if i, ok = skipUTF8(b, i); !ok {
-				return i, f | badString
-			}
+		} else {
 			f |= hasNonASCII
+			lead := x & (x << 1) & topBits    // 11......
+			follow := x &^ (x << 1) & topBits // 10......
+			// Wrong are: three- and four-byte leads, which are not wrong but not for here; C0 and C1, which would be
+			// overlong (a lead must have one of the bits of 0x1e); a lead that nothing follows, and what follows none.
+			wrong := lead&(x<<2) | lead&^(x&(0x1e*eachByte)+0x7e*eachByte) | (follow ^ (lead<<8 | carry))
+			if m = asciiStops(x); m|wrong == 0 {
+				carry = lead >> 56
+				i += 8
+				continue
+			}
+			// Up to the first stop all may be well.
+			if first := m & -m; m == 0 || wrong&(first<<1-1) != 0 {
+				var ok bool
+				i, ok = skipRunes(b, i-int(carry>>7), i+8)
+				if carry = 0; !ok {
+					return i, f | badString
+				}
+				if i == len(b) || runeLen(b, i) != 0 {
+					continue // no stop in this word
+				}
+				m = 0x80
+			}
+			carry = 0
 		}
+		i += bits.TrailingZeros64(m) >> 3
+		if b[i] == '"' {
+			return i, f
+		}
+		n := 0
+		if b[i] == '\\' {
+			n = escapeLen(b[i:])
+		}
+		if n == 0 {
+			return i, f | badString
+		}
+		i += n
+		f |= hasEscape
 	}
+	return scanTail(b, i-int(carry>>7), f)
 }
 
-// skipPlain returns the index of the first byte from i on that stops marks, or len(b).
-func skipPlain(b []byte, i int) int {
-	for n := 0; i+8 <= len(b); n++ {
-		x := binary.LittleEndian.Uint64(b[i : i+8])
-		if m := stops(x); m != 0 {
-			return i + bits.TrailingZeros64(m)>>3
+// scanTail is scanString for the last bytes of a body, one by one.
+func scanTail(b []byte, i int, f stringFlags) (int, stringFlags) {
+	for i < len(b) {
+		n := runeLen(b, i)
+		if n == 0 {
+			if b[i] == '"' {
+				return i, f
+			}
+			if b[i] == '\\' {
+				n = escapeLen(b[i:])
+			}
+			f |= hasEscape
+		} else if b[i] >= utf8.RuneSelf {
+			f |= hasNonASCII
 		}
-		i += 8
-		if n == 3 {
-			i = skipLongPlain(b, i)
+		if n <= 0 {
+			return i, f | badString
 		}
+		i += n
 	}
-	for ; i < len(b); i++ {
-		if c := b[i]; c == '"' || c == '\\' || c < ' ' || c >= utf8.RuneSelf {
-			return i
+	return len(b), f | badString
+}
+
+// skipRunes goes rune by rune up to stop or to the first '"', '\\' or control character. When ok is false the index is
+// that of the invalid byte.
+func skipRunes(b []byte, i, stop int) (at int, ok bool) {
+	for i < stop && i < len(b) {
+		n := runeLen(b, i)
+		if n <= 0 {
+			return i, n == 0
 		}
+		i += n
 	}
-	return i
+	return i, true
 }
 
 // skipLongPlain skips blocks of 32 plain bytes.
@@ -103,47 +150,6 @@ func skipLongPlain(b []byte, i int) int {
 		i += 32
 	}
 	return i
-}
-
-// skipUTF8 validates text with non-ASCII in it, up to the next '"', '\\' or control character, whose index it returns.
-// Words whose only non-ASCII are two-byte sequences, which is nearly all of Portuguese, are checked whole and without
-// a branch; others rune by rune. When ok is false the index is that of the invalid byte.
-func skipUTF8(b []byte, i int) (at int, ok bool) {
-	carry := uint64(0) // 0x80 when the word before ended in the first byte of a two-byte sequence
-	for i+8 <= len(b) {
-		x := binary.LittleEndian.Uint64(b[i : i+8])
-		lead := x & (x << 1) & topBits    // 11......
-		follow := x &^ (x << 1) & topBits // 10......
-		long := lead & (x << 2)           // 111.....
-		// C0 and C1 would be overlong: a lead must have one of the bits of 0x1e.
-		overlong := lead &^ (x&(0x1e*eachByte) + 0x7e*eachByte)
-		wrong := follow ^ (lead<<8 | carry)
-		if asciiStops(x)|long|overlong|wrong == 0 {
-			carry = lead >> 56
-			i += 8
-			continue
-		}
-		// The lead of an unfinished pair is read again, together with what follows it.
-		stop := i + 8
-		i -= int(carry >> 7)
-		carry = 0
-		for i < stop {
-			n := runeLen(b, i)
-			if n <= 0 {
-				return i, n == 0
-			}
-			i += n
-		}
-	}
-	i -= int(carry >> 7)
-	for i < len(b) {
-		n := runeLen(b, i)
-		if n <= 0 {
-			return i, n == 0
-		}
-		i += n
-	}
-	return i, true
 }
 
 // runeLen is the length of the rune at b[i]; 0 when it is '"', '\\' or a control character, -1 when it is invalid.

@@ -150,7 +150,12 @@ func (x *Exchange) try(r *Request, h *fasthttp.ResponseHeader, now time.Time) (a
 		return false, errClosedEarly
 	}
 	for {
-		if err := h.Read(cn.br); err != nil {
+		err := h.Read(cn.br)
+		if small := (*fasthttp.ErrSmallBuffer)(nil); errors.As(err, &small) && cn.br.Size() < largeHead {
+			cn.widen()
+			err = h.Read(cn.br)
+		}
+		if err != nil {
 			if isTimeout(err) {
 				return true, ErrTimeout
 			}
@@ -207,6 +212,9 @@ func (x *Exchange) write(r *Request) error {
 	cn.vec = vec[:0]
 	return err
 }
+
+// DropScratch lets go of the request's bytes, which a long answer would otherwise hold for minutes.
+func (x *Exchange) DropScratch() { x.head = nil }
 
 // Finish ends the exchange: the connection goes back to its pool when the answer was read to its end, else it is
 // closed, which is also what cancels the work upstream. It may be called more than once.

@@ -736,3 +736,26 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("both mistakes are to be told at once: %v", err)
 	}
 }
+
+// Most heads fit the small buffer that every open stream holds; one that does not must be read all the same.
+func TestLargeHead(t *testing.T) {
+	for size, want := range map[int]error{2 << 10: nil, 20 << 10: nil, 100 << 10: ErrMalformed} {
+		p := listen(t, func(_ int64, c *peerConn) {
+			for {
+				if _, _, err := c.request(); err != nil {
+					return
+				}
+				c.say("HTTP/1.1 200 OK\r\nX-Long: " + strings.Repeat("x", size) + "\r\nContent-Length: 2\r\n\r\nok")
+			}
+		})
+		tg := target(t, "http://"+p.addr, testTimeouts)
+		var c Canceller
+		for range 2 {
+			_, body, err := call(tg, post("{}"), &c)
+			if !errors.Is(err, want) || want == nil && body != "ok" {
+				t.Errorf("a head of %d bytes: %q, %v; want %v", size, body, err, want)
+			}
+		}
+		tg.CloseIdle(0)
+	}
+}

@@ -2,17 +2,22 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
 )
 
 // readBuffer holds an answer's whole head and is what a held stream costs on this side. The largest heads seen from
-// providers, with their rate-limit and cookie lines, are about 2 KiB.
-const readBuffer = 8 << 10
+// providers, with their rate-limit and cookie lines, are about 2 KiB; a larger one gets a buffer of largeHead.
+const (
+	readBuffer = 4 << 10
+	largeHead  = 64 << 10
+)
 
 // KeepIdle is how long an unused connection is kept. It stays under the shortest keep-alive seen upstream (60 s at
 // common load balancers), so that we are the one who closes.
@@ -26,6 +31,12 @@ type conn struct {
 	lastUsed time.Time
 	deadline time.Time // read deadline now armed, so that it is not armed again for a few seconds' difference
 	vec      net.Buffers
+}
+
+// widen gives the connection a larger buffer, with what the present one holds.
+func (c *conn) widen() {
+	held, _ := c.br.Peek(c.br.Buffered())
+	c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(held)), c.Conn), largeHead)
 }
 
 // arm makes reads fail after d of silence. Deadlines are re-armed only when the one in force is more than an eighth
