@@ -237,13 +237,9 @@ func liteAudit(ctx context.Context, tx *sql.Tx, action string, client, subject u
 
 // Note implements Store.
 func (l *SQLite) Note(ctx context.Context, action string, subject uuid.UUID, before, after json.RawMessage) error {
-	tx, err := l.db.BeginTx(ctx, nil)
-	if err == nil {
-		defer func() { _ = tx.Rollback() }()
-		if err = liteAudit(ctx, tx, action, uuid.Nil, subject, orNothing(before), orNothing(after)); err == nil {
-			err = tx.Commit()
-		}
-	}
+	err := l.tx(ctx, func(tx *sql.Tx) error {
+		return liteAudit(ctx, tx, action, uuid.Nil, subject, orNothing(before), orNothing(after))
+	})
 	if err != nil {
 		return fmt.Errorf("write the audit log: %w", err)
 	}

@@ -72,13 +72,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	px := proxy.New(proxy.Options{
-		Keys: keys, Meter: spool, Prices: reg, Owners: st.usage, Routes: routes,
-		UseGateway: cfg.EnableGateway, UnknownModels: cfg.UnknownModelPolicy,
-		TrustClientID: cfg.TrustClientID, CallerToken: cfg.CallerToken.Reveal(),
-		MaxBody: int(cfg.MaxBodyBytes), ReadTimeout: readTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout,
-		Log: log, Registry: metrics,
-	})
+	px := newProxy(&cfg, keys, spool, reg, st, routes, metrics, log)
 	worker := metering.NewWorker(st.usage, st.queue, st.shards, log)
 	watchRoad(metrics, spool, worker)
 
@@ -106,6 +100,16 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 		spool:   spool.Run,
 		admin:   admin.run,
 		helpers: []func(context.Context) error{keys.Run, reg.rates.Run, st.upkeep, closeIdle(routes)},
+	})
+}
+
+func newProxy(cfg *Config, keys proxy.Keys, meter proxy.Meter, prices proxy.Prices, st *stores, routes *upstream.Routes, metrics prometheus.Registerer, log *slog.Logger) *proxy.Proxy {
+	return proxy.New(proxy.Options{
+		Keys: keys, Meter: meter, Prices: prices, Owners: st.usage, Routes: routes,
+		UseGateway: cfg.EnableGateway, UnknownModels: cfg.UnknownModelPolicy,
+		TrustClientID: cfg.TrustClientID, CallerToken: cfg.CallerToken.Reveal(),
+		MaxBody: int(cfg.MaxBodyBytes), ReadTimeout: readTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout,
+		Log: log, Registry: metrics,
 	})
 }
 
