@@ -38,30 +38,53 @@ func (c *call) settle(outcome metering.Outcome) {
 		price = m.PriceAt(c.start)
 	}
 	e.Cost = metering.ComputeCost(price, &e.Usage, rd.GatewayUSD, rd.HasGatewayUSD && c.target.Route == "gateway", rate)
+	if e.Source == metering.None && !e.Known {
+		e.Known = true // nothing was used, so the cost is nothing, whatever the price would have been
+	}
 	c.p.Meter.Close(e)
 	if c.ep.index == epResponses && outcome == metering.OK && rd.ID != "" {
 		c.p.owned.put(strings.Clone(rd.ID), owner{c.who.ClientID, c.target.Route, c.target.Provider})
 	}
 }
 
-// served is the model that is priced: the one that answered, where the registry knows it, else the one asked for. A
-// provider answers "gpt-4o-mini-2024-07-18" for "gpt-4o-mini"; that is the same model.
+// served is the model that is priced: the one that answered, where the registry knows it, else the one asked for.
 func (c *call) served() *metering.Model {
 	name := c.reading.Model
-	if name == "" || name == c.send {
-		return c.model
-	}
-	if c.model != nil && (strings.HasPrefix(name, c.model.Name) || name == c.model.GatewayID) {
+	if name == "" || name == c.send || c.model != nil && (name == c.model.Name || name == c.model.GatewayID) {
 		return c.model
 	}
 	catalog := c.p.Prices.Catalog()
-	if m := catalog.Lookup(name); m != nil {
-		return m
-	}
-	if m := catalog.Lookup(c.event.Provider + "/" + name); m != nil {
-		return m
+	for _, name := range [...]string{name, undated(name)} {
+		if m := catalog.Lookup(name); m != nil {
+			return m
+		}
+		if m := catalog.Lookup(c.event.Provider + "/" + name); m != nil {
+			return m
+		}
 	}
 	return c.model
+}
+
+// undated takes the date off a model's name: a provider answers "gpt-4o-mini-2024-07-18" for "gpt-4o-mini", and
+// "claude-3-opus-20240229" is written with and without.
+func undated(name string) string {
+	for _, form := range [...]string{"-0000-00-00", "-00000000"} {
+		cut := len(name) - len(form)
+		if cut > 0 && sameForm(name[cut:], form) {
+			return name[:cut]
+		}
+	}
+	return name
+}
+
+// sameForm reports whether s has digits where form has zeros and is form elsewhere.
+func sameForm(s, form string) bool {
+	for i := range len(form) {
+		if digit := '0' <= s[i] && s[i] <= '9'; digit != (form[i] == '0') || !digit && s[i] != form[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // used turns what was read of the answer into what the ledger counts.

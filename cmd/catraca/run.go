@@ -21,7 +21,7 @@ import (
 // Limits that no deployment has needed to change.
 const (
 	readTimeout  = time.Minute // for a request to arrive whole
-	idleTimeout  = 90 * time.Second
+	idleTimeout  = time.Minute // between requests; equal to the former, so that one deadline serves both
 	writeTimeout = time.Minute // for a client that reads nothing
 )
 
