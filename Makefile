@@ -17,7 +17,7 @@ export CGO_ENABLED ?= 0
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/catraca, one static binary
@@ -66,6 +66,10 @@ fuzz: ## every fuzz target in turn, FUZZTIME (10m) each
 .PHONY: bench
 bench: build ## CPU and memory per request beside a bare proxy; flags in BENCH, as in BENCH='-rounds 9 -phases plain'
 	$(GO) run ./bench/run -catraca $(BIN) $(BENCH)
+
+.PHONY: bench-shared
+bench-shared: build ## the same of the proxy alone: on Postgres and Redis, with the ledger in a second process
+	$(GO) run ./internal/testenv/start -- $(GO) run ./bench/run -catraca $(BIN) -shared -foreign 0.9 $(BENCH)
 
 .PHONY: sdk
 sdk: $(CACHE)/venv/.installed ## the SDK tests with the Python clients too

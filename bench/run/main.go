@@ -21,6 +21,7 @@ import (
 )
 
 type options struct {
+	shared           bool
 	targets, phases  string
 	catraca, against string
 	rounds           int
@@ -47,6 +48,7 @@ func main() {
 	flag.StringVar(&o.loadCore, "load-core", "0", "core of load and upstream")
 	flag.StringVar(&o.model, "model", "openai/gpt-5", "model to ask for; catraca must know its price")
 	flag.StringVar(&o.envs, "env", "", "more settings for catraca, as NAME=value,NAME=value")
+	flag.BoolVar(&o.shared, "shared", false, "catraca on Postgres and Redis, with the ledger's work in a second process: the cost of the proxy alone. Run it under internal/testenv/start, which names both; allow for their CPU with -foreign")
 	flag.Float64Var(&o.foreign, "foreign", 0.10, "drop a sample when others used more than this share of a core")
 	flag.StringVar(&o.json, "json", "", "also write all samples to this file")
 	flag.StringVar(&o.bin, "bin", "", "folder with the built bench programs; empty builds them")
@@ -84,6 +86,11 @@ func run(ctx context.Context, o options) error {
 	}
 	defer up.stop()
 	b.upstream = up
+	defer func() {
+		if b.ledger != nil {
+			b.ledger.stop()
+		}
+	}()
 
 	var samples []sample
 	for round := range o.rounds {
@@ -124,6 +131,7 @@ type bench struct {
 	options
 	tmp      string
 	upstream *process
+	ledger   *ledger // with -shared
 }
 
 // build makes the bench programs, unless a folder with them was given.

@@ -51,7 +51,7 @@ func (b *bench) measure(ctx context.Context, t target, ph phase) (sample, error)
 		return s, err
 	}
 	s.IdleMiB, _ = statusMiB(pid, "VmRSS:")
-	mallocsBefore, recordedBefore := metric(r.metrics, mallocsMetric), metric(r.metrics, recordedMetric)
+	mallocsBefore, recordedBefore := metric(r.metrics, mallocsMetric), metric(r.recorded, recordedMetric)
 	first := cpuOf(pid)
 
 	args := append([]string{
@@ -71,7 +71,7 @@ func (b *bench) measure(ctx context.Context, t target, ph phase) (sample, error)
 	if err := settle(pid); err != nil {
 		return s, err
 	}
-	if recorded := metric(r.metrics, recordedMetric) - recordedBefore; r.metrics != "" && ph.unit == "request" && int64(recorded) < marks["done"].Requests {
+	if recorded := metric(r.recorded, recordedMetric) - recordedBefore; r.metrics != "" && ph.unit == "request" && int64(recorded) < marks["done"].Requests {
 		return s, fmt.Errorf("the target is idle, but its ledger has %.0f of %d calls", recorded, marks["done"].Requests)
 	}
 	last := cpuOf(pid)

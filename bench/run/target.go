@@ -26,9 +26,10 @@ type target struct {
 // running is a started target: where to send, with which key, and where its metrics are, if it has any.
 type running struct {
 	*process
-	key     string
-	metrics string
-	cleanup func()
+	key      string
+	metrics  string
+	recorded string // where the metrics of its ledger are: its own, but with -shared
+	cleanup  func()
 }
 
 func (r *running) end() {
@@ -116,6 +117,13 @@ func (b *bench) startCatraca(binary string) func(context.Context) (*running, err
 			"CATRACA_ADMIN_URL=http://" + admin, "CATRACA_UNKNOWN_MODEL_POLICY=refuse",
 			"CATRACA_EXCHANGE_RATE_URL=http://" + nobody, "CATRACA_PTAX_URL=http://" + nobody,
 		}
+		recorded := "http://" + admin + "/metrics"
+		if b.shared {
+			if err := b.startLedger(ctx, binary); err != nil {
+				return nil, err
+			}
+			env, recorded = append(env, b.ledger.env...), b.ledger.metrics
+		}
 		if b.envs != "" {
 			env = append(env, strings.Split(b.envs, ",")...)
 		}
@@ -124,7 +132,7 @@ func (b *bench) startCatraca(binary string) func(context.Context) (*running, err
 			return nil, err
 		}
 		p.addr = addr
-		r := &running{process: p, metrics: "http://" + admin + "/metrics", cleanup: func() { _ = os.RemoveAll(data) }}
+		r := &running{process: p, metrics: "http://" + admin + "/metrics", recorded: recorded, cleanup: func() { _ = os.RemoveAll(data) }}
 		err = p.waitFor("readiness", 20*time.Second, func() bool { return answers200("http://" + admin + "/readyz") })
 		if err == nil {
 			r.key, err = b.makeKey(ctx, binary, env)
@@ -153,10 +161,11 @@ func (b *bench) makeKey(ctx context.Context, binary string, env []string) (strin
 		}
 		return out, nil
 	}
-	if _, err := call("tenant", "create", "bench", "--json"); err != nil {
+	name := fmt.Sprintf("bench %d", time.Now().UnixNano()) // with -shared the database outlives a target
+	if _, err := call("tenant", "create", name, "--json"); err != nil {
 		return "", err
 	}
-	out, err := call("key", "create", "--tenant", "bench", "--json")
+	out, err := call("key", "create", "--tenant", name, "--json")
 	if err != nil {
 		return "", err
 	}
