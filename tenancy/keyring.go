@@ -56,7 +56,7 @@ func setDefault[T int | time.Duration](field *T, value T) {
 // When the store is down, what is held goes on working, changes or not; what is not held is ErrUnavailable rather than
 // an invalid key. A key that expires stops at its second, store or no store.
 type Keyring struct {
-	store   Store
+	store   Source
 	opts    KeyringOptions
 	keys    *ring[[32]byte]
 	clients *ring[uuid.UUID]
@@ -67,7 +67,7 @@ type Keyring struct {
 }
 
 // NewKeyring makes a keyring over a store. It works at once; changes are followed while Run runs.
-func NewKeyring(store Store, opts KeyringOptions) *Keyring {
+func NewKeyring(store Source, opts KeyringOptions) *Keyring {
 	k := &Keyring{store: store, opts: opts.withDefaults()}
 	loads := make(chan struct{}, k.opts.MaxLoads)
 	k.keys = newRing(k, loads, store.PrincipalByKey, func(d [32]byte) uint64 { return binary.LittleEndian.Uint64(d[:8]) })

@@ -48,20 +48,30 @@ const (
 	MeterUnknown  Policy = "meter"  // forward it, count tokens, mark the cost unknown
 )
 
+// GonePolicy says what happens to an upstream's answer when the client that asked for it has left.
+type GonePolicy string
+
+// The policies for clients that leave. The empty one is CancelGone.
+const (
+	CancelGone GonePolicy = "cancel"  // end the upstream's work; what had passed is billed, as an estimate
+	ReadOnGone GonePolicy = "read_on" // read on, within bounds, to the exact bill
+)
+
 // Tenant is one client company, as the admin API shows it.
 type Tenant struct {
-	ID            uuid.UUID `json:"id"`
-	Name          string    `json:"name"`
-	Paused        bool      `json:"paused"`
-	PausedReason  string    `json:"paused_reason,omitzero"`
-	UseGateway    bool      `json:"use_ai_gateway"`          // clients.use_ai_gateway
-	AllowedModels []string  `json:"allowed_models,omitzero"` // registry names or gateway ids; empty: all active models
-	DefaultModel  string    `json:"default_model,omitzero"`  // used when a request names no model
-	UnknownModels Policy    `json:"unknown_models,omitzero"`
-	TimeZone      string    `json:"time_zone"`  // IANA; "America/Sao_Paulo" by default
-	RawPhones     bool      `json:"raw_phones"` // keep phone numbers as sent instead of a pseudonym
-	CreatedAt     time.Time `json:"created_at,omitzero"`
-	UpdatedAt     time.Time `json:"updated_at,omitzero"` // zero: nothing is set here yet, all is by default
+	ID            uuid.UUID  `json:"id"`
+	Name          string     `json:"name"`
+	Paused        bool       `json:"paused"`
+	PausedReason  string     `json:"paused_reason,omitzero"`
+	UseGateway    bool       `json:"use_ai_gateway"`          // clients.use_ai_gateway
+	AllowedModels []string   `json:"allowed_models,omitzero"` // registry names or gateway ids; empty: all active models
+	DefaultModel  string     `json:"default_model,omitzero"`  // used when a request names no model
+	UnknownModels Policy     `json:"unknown_models,omitzero"`
+	TimeZone      string     `json:"time_zone"`  // IANA; "America/Sao_Paulo" by default
+	RawPhones     bool       `json:"raw_phones"` // keep phone numbers as sent instead of a pseudonym
+	OnClientGone  GonePolicy `json:"on_client_gone,omitzero"`
+	CreatedAt     time.Time  `json:"created_at,omitzero"`
+	UpdatedAt     time.Time  `json:"updated_at,omitzero"` // zero: nothing is set here yet, all is by default
 }
 
 // Key is one credential of a tenant, as the admin API shows it: without its secret.
@@ -89,15 +99,30 @@ type Principal struct {
 	UnknownModels Policy
 	TimeZone      *time.Location
 	ExpiresAt     time.Time // of the key; zero: never
+	ReadOn        bool      // when the client has gone: ReadOnGone
 
 	allowed   map[string]struct{} // nil: all
 	rawPhones bool
 	phoneKey  Secret // zero when rawPhones
 }
 
+// Source is what a Keyring needs to know tenants: a Store, or the link to one.
+type Source interface {
+	// PrincipalByKey finds a key that is in force now, with its tenant; ErrNotFound otherwise.
+	PrincipalByKey(ctx context.Context, digest [32]byte) (*Principal, error)
+	PrincipalByClient(ctx context.Context, id uuid.UUID) (*Principal, error)
+	// Changes lists what changed after a version, and the newest version. A first call with version 0 lists nothing.
+	// ErrChangesLost: begin again with 0 and take everything as changed.
+	Changes(ctx context.Context, after int64) ([]Change, int64, error)
+	// TouchKeys notes that keys were used at about a time.
+	TouchKeys(ctx context.Context, ids []uuid.UUID, at time.Time) error
+}
+
 // Store keeps tenants and keys. Every write is also a change that Changes reports, and a line in the audit log under
 // the name that WithActor put into the context.
 type Store interface {
+	Source
+
 	CreateTenant(ctx context.Context, t Tenant) (Tenant, error) // a zero ID is given one; ErrExists
 	Tenant(ctx context.Context, id uuid.UUID) (Tenant, error)
 	Tenants(ctx context.Context) ([]Tenant, error)
@@ -113,15 +138,6 @@ type Store interface {
 	// grace is over. A key that is not in force, or was rotated already, is refused.
 	RotateKey(ctx context.Context, id uuid.UUID, digest [32]byte, prefix string, grace time.Duration) (Key, error)
 	RevokeKey(ctx context.Context, id uuid.UUID) error
-	// TouchKeys notes that keys were used at about a time.
-	TouchKeys(ctx context.Context, ids []uuid.UUID, at time.Time) error
-
-	// PrincipalByKey finds a key that is in force now, with its tenant; ErrNotFound otherwise.
-	PrincipalByKey(ctx context.Context, digest [32]byte) (*Principal, error)
-	PrincipalByClient(ctx context.Context, id uuid.UUID) (*Principal, error)
-	// Changes lists what changed after a version, and the newest version. A first call with version 0 lists nothing.
-	// ErrChangesLost: begin again with 0 and take everything as changed.
-	Changes(ctx context.Context, after int64) ([]Change, int64, error)
 
 	// Note writes down a change of something else than a tenant: of a model, of a price.
 	Note(ctx context.Context, action string, subject uuid.UUID, before, after json.RawMessage) error
