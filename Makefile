@@ -6,6 +6,7 @@ CACHE   := $(CURDIR)/.cache
 TOOLS   := $(CACHE)/bin
 FUZZTIME ?= 10m
 BENCH   ?=
+CRASH   ?=
 # No debug tables: a fifth less to ship, and panics and profiles keep their names.
 LDFLAGS ?= -s -w
 # A build knows its commit when it is made in a checkout, and says (devel) when it is not.
@@ -31,6 +32,10 @@ run: build ## start Catraca with a stand-in upstream, a demo tenant and a key to
 test: ## every test, on a real Postgres and Redis (found, started and, as root on Debian, installed), then the SDKs
 	@mkdir -p $(CACHE)
 	$(GO) run ./internal/testenv/start -- $(GO) run ./internal/testcount -summary $(CACHE)/tests . $(wildcard e2e) -- -timeout 8m
+
+.PHONY: sim
+sim: ## the simulation of spool, shipper and worker, 100,000 lives full of accidents; `make test` runs 2,000
+	$(GO) test ./metering -run '^TestSimulation$$' -seeds 100000 -timeout 2h -v
 
 .PHONY: race
 race: ## the tests of the product under the race detector; needs a C compiler
@@ -70,6 +75,10 @@ bench: build ## CPU and memory per request beside a bare proxy; flags in BENCH, 
 .PHONY: bench-shared
 bench-shared: build ## the same of the proxy alone: on Postgres and Redis, with the ledger in a second process
 	$(GO) run ./internal/testenv/start -- $(GO) run ./bench/run -catraca $(BIN) -shared -foreign 0.9 $(BENCH)
+
+.PHONY: crash
+crash: build ## kills and outages on real processes, half an hour; flags in CRASH, as in CRASH='-run redis -seed 7'
+	$(GO) run ./internal/crash -catraca $(BIN) $(CRASH)
 
 .PHONY: sdk
 sdk: $(CACHE)/venv/.installed ## the SDK tests with the Python clients too

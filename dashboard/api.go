@@ -42,6 +42,8 @@ type Options struct {
 	Settings Settings
 	Gateway  GatewayModels    // nil: there is no gateway to read models from
 	Auditor  Auditor          // nil: changes of models are logged and no more
+	Meter    Meter            // nil: the meter is not audited here, and proxies are not listed
+	Ledger   Ledger           // nil: dead letters, persons and exports are not served here
 	Log      *slog.Logger     // nil: silent
 	Now      func() time.Time // nil: time.Now
 	Version  string           // of this build, for the document
@@ -86,6 +88,10 @@ func New(opts Options) http.Handler {
 	s.gatewayRoutes()
 	s.usageRoutes()
 	s.auditRoutes()
+	s.deadLetterRoutes()
+	s.personRoutes()
+	s.exportRoutes()
+	s.meterRoutes()
 	mux.HandleFunc("GET /{$}", root)
 	mux.HandleFunc("/", noSuchRoute(mux))
 	return s.recovered(s.sameOrigin(s.authenticated(mux)))

@@ -199,8 +199,17 @@ func TestTenants(t *testing.T) {
 		if resumed := want[dashboard.Tenant](s, 200, "POST", path+"/resume", nil); resumed.Paused || resumed.PausedReason != "" {
 			s.Errorf("resumed %+v", resumed)
 		}
+		if made.OnClientGone != "cancel" {
+			s.Errorf("when a caller leaves, a new tenant has %q", made.OnClientGone)
+		}
+		if on := want[dashboard.Tenant](s, 200, "PATCH", path, map[string]any{"on_client_gone": "read_on"}); on.OnClientGone != "read_on" {
+			s.Errorf("when a caller leaves: %q", on.OnClientGone)
+		}
+		if kept := want[dashboard.Tenant](s, 200, "PATCH", path, map[string]any{"time_zone": "America/Manaus"}); kept.OnClientGone != "read_on" {
+			s.Errorf("a change of something else: %q", kept.OnClientGone)
+		}
 		own := uuid.New()
-		if other := want[dashboard.Tenant](s, 201, "POST", "/api/tenants", map[string]any{"name": "Outra", "id": own, "use_ai_gateway": false}); other.ID != own || other.UseGateway {
+		if other := want[dashboard.Tenant](s, 201, "POST", "/api/tenants", map[string]any{"name": "Outra", "id": own, "use_ai_gateway": false, "on_client_gone": "read_on"}); other.ID != own || other.UseGateway || other.OnClientGone != "read_on" {
 			s.Errorf("with an id of its own: %+v", other)
 		}
 		if shown := want[dashboard.Tenant](s, 200, "GET", path, nil); shown.ID != made.ID || shown.UpdatedAt.IsZero() {
@@ -239,6 +248,8 @@ func TestWhatATenantCannotBe(t *testing.T) {
 		{"POST", "/api/tenants", `{"name":"x","default_model":"nope"}`, 422, "default_model"},
 		{"POST", "/api/tenants", `{"name":"x","allowed_models":["gpt-4o"],"default_model":"gpt-4o-mini"}`, 422, "default_model"},
 		{"POST", "/api/tenants", `{"name":"x","unknown_models":"allow"}`, 422, "unknown_models"},
+		{"POST", "/api/tenants", `{"name":"x","on_client_gone":"wait"}`, 422, "on_client_gone"},
+		{"PATCH", path, `{"on_client_gone":""}`, 422, "on_client_gone"},
 		{"POST", "/api/tenants", `{"name":"x","budget":5}`, 422, "budget"},
 		{"POST", "/api/tenants", `{"name":"x"`, 400, ""},
 		{"POST", "/api/tenants", ``, 400, ""},
@@ -488,7 +499,7 @@ func TestDocument(t *testing.T) {
 		"POST /api/keys/{id}/rotate", "DELETE /api/keys/{id}", "GET /api/ai-gateway/models", "POST /api/ai-gateway/models",
 		"GET /api/ai-gateway/models/{id}", "PATCH /api/ai-gateway/models/{id}", "POST /api/ai-gateway/models/{id}/prices",
 		"POST /api/ai-gateway/models/sync", "GET /api/ai-gateway/config", "GET /api/ai-gateway/metrics", "GET /api/analytics/gateway",
-		"GET /api/usage", "GET /api/usage/summary", "GET /api/exchange-rate", "GET /api/audit",
+		"GET /api/usage", "GET /api/usage/summary", "GET /api/exchange-rate", "GET /api/audit", "GET /api/ai-gateway/audit", "GET /api/ai-gateway/proxies",
 	} {
 		if !listed[route] {
 			t.Errorf("%s is not in the document", route)

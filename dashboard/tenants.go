@@ -24,6 +24,7 @@ type Tenant struct {
 	UnknownModels string    `json:"unknown_models" enum:"refuse,meter," doc:"What happens to a model the registry does not know; empty: as the deployment says."`
 	TimeZone      string    `json:"time_zone" example:"America/Sao_Paulo"`
 	RawPhones     bool      `json:"raw_phones" doc:"Keep phone numbers as sent instead of a pseudonym."`
+	OnClientGone  string    `json:"on_client_gone" enum:"cancel,read_on" doc:"When a caller leaves before its answer is whole: end the upstream's work and bill an estimate (cancel), or read the answer on for at most a minute, to the exact bill (read_on). What the upstream writes meanwhile is paid for."`
 	CreatedAt     time.Time `json:"created_at"`
 	UpdatedAt     time.Time `json:"updated_at,omitzero"`
 }
@@ -38,6 +39,7 @@ type TenantNew struct {
 	UnknownModels string    `json:"unknown_models,omitempty" enum:"refuse,meter,"`
 	TimeZone      string    `json:"time_zone,omitempty" doc:"IANA name; default: the deployment's."`
 	RawPhones     bool      `json:"raw_phones,omitempty"`
+	OnClientGone  string    `json:"on_client_gone,omitempty" enum:"cancel,read_on" doc:"Default cancel."`
 }
 
 // TenantChange changes what it names and leaves the rest.
@@ -49,6 +51,7 @@ type TenantChange struct {
 	UnknownModels *string   `json:"unknown_models,omitempty" enum:"refuse,meter,"`
 	TimeZone      *string   `json:"time_zone,omitempty"`
 	RawPhones     *bool     `json:"raw_phones,omitempty"`
+	OnClientGone  *string   `json:"on_client_gone,omitempty" enum:"cancel,read_on"`
 }
 
 // TenantList is all tenants.
@@ -96,6 +99,7 @@ func (s *server) createTenant(ctx context.Context, in *struct{ Body TenantNew })
 	t := tenancy.Tenant{
 		ID: b.ID, Name: b.Name, UseGateway: b.UseGateway == nil || *b.UseGateway, AllowedModels: b.AllowedModels,
 		DefaultModel: b.DefaultModel, UnknownModels: tenancy.Policy(b.UnknownModels), TimeZone: b.TimeZone, RawPhones: b.RawPhones,
+		OnClientGone: tenancy.GonePolicy(b.OnClientGone),
 	}
 	if t.TimeZone == "" {
 		t.TimeZone = s.Settings.TimeZone
@@ -134,6 +138,9 @@ func (s *server) changeTenant(ctx context.Context, in *struct {
 		replace(&t.RawPhones, b.RawPhones)
 		if b.UnknownModels != nil {
 			t.UnknownModels = tenancy.Policy(*b.UnknownModels)
+		}
+		if b.OnClientGone != nil {
+			t.OnClientGone = tenancy.GonePolicy(*b.OnClientGone)
 		}
 		return s.checkTenant(ctx, *t, before)
 	})
@@ -213,7 +220,7 @@ func tenantBody(t tenancy.Tenant) Tenant {
 	return Tenant{
 		ID: t.ID, Name: t.Name, Paused: t.Paused, PausedReason: t.PausedReason, UseGateway: t.UseGateway, AllowedModels: models,
 		DefaultModel: t.DefaultModel, UnknownModels: string(t.UnknownModels), TimeZone: t.TimeZone, RawPhones: t.RawPhones,
-		CreatedAt: utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
+		OnClientGone: string(t.OnClientGone), CreatedAt: utc(t.CreatedAt), UpdatedAt: utc(t.UpdatedAt),
 	}
 }
 

@@ -98,7 +98,7 @@ func (s *server) listCalls(ctx context.Context, in *struct {
 },
 ) (*body[CallPage], error) {
 	q := in.query()
-	q.Limit, q.Cursor = in.Limit, in.Cursor
+	q.Limit, q.Cursor, q.RowsOnly = in.Limit, in.Cursor, true
 	report, err := s.ask(ctx, q)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ type callLog struct {
 	calls       callTable
 	// crashed has where in its segment the latest record of a call is that was open when its process died.
 	crashed map[uint64]int64
+	lost    Ranges // in no record that can be read
 }
 
 // A place is where the latest record of a call is, and how far the call has come: segment id and state in one word.

@@ -107,6 +107,23 @@ func (r *Rates) Load(ctx context.Context) error {
 	return nil
 }
 
+// Refresh takes a rate that another process has saved since ours was fetched, so that all of them price alike.
+func (r *Rates) Refresh(ctx context.Context) error {
+	if r.store == nil {
+		return nil
+	}
+	last, at, err := r.store.LastRate(ctx)
+	if err != nil {
+		return fmt.Errorf("refresh the exchange rate: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if held := r.now.Load(); last.Rate > 0 && last != held.ExchangeRate && (held.Source == sourceFallback || at.After(held.at)) {
+		r.now.Store(&heldRate{last, at})
+	}
+	return nil
+}
+
 // Put takes a rate from somewhere else: the control plane's, in a proxy that fetches none of its own.
 func (r *Rates) Put(rate ExchangeRate) {
 	if rate.Rate <= 0 {

@@ -18,6 +18,7 @@ import (
 
 // flakyDisk makes segments that fail when they are told to.
 type flakyDisk struct {
+	realDisk
 	mu     sync.Mutex
 	calls  int // of Write and Sync, counted from 1
 	writes func(call int) error
@@ -69,6 +70,14 @@ func (f *flakyFile) Sync() error {
 	return f.segmentFile.Sync()
 }
 
+// otherFiles is the real disk with other files on it.
+type otherFiles struct {
+	realDisk
+	make func(path string, size int64) (segmentFile, error)
+}
+
+func (d otherFiles) create(path string, size int64) (segmentFile, error) { return d.make(path, size) }
+
 // TestSpoolFaultAtEveryWrite lets the n-th write or sync fail, for n = 1, 2, … until none is reached: whatever Open
 // accepted is sent, by this process or by the next.
 func TestSpoolFaultAtEveryWrite(t *testing.T) {
@@ -97,7 +106,7 @@ func TestSpoolFaultAtEveryWrite(t *testing.T) {
 
 func faultyRun(t *testing.T, disk *flakyDisk, name string, lasting bool) {
 	t.Helper()
-	o := SpoolOptions{Dir: filepath.Join(t.TempDir(), "spool"), SegmentBytes: smallSegment, create: disk.create}
+	o := SpoolOptions{Dir: filepath.Join(t.TempDir(), "spool"), SegmentBytes: smallSegment, disk: disk}
 	s := openSpool(t, o)
 	accepted, ended := map[uint64]bool{}, map[uint64]bool{}
 	var open []*Event
@@ -138,7 +147,7 @@ func faultyRun(t *testing.T, disk *flakyDisk, name string, lasting bool) {
 		}
 	}
 	abandonSpool(s)
-	o.create = nil
+	o.disk = nil
 	s = openSpool(t, o)
 	got := map[uint64]bool{}
 	for _, e := range takeAll(t, s) {
@@ -163,7 +172,7 @@ func TestSpoolMendsWhenTheDiskDoes(t *testing.T) {
 		}
 		return nil
 	}}
-	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, create: disk.create})
+	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, disk: disk})
 	a, b := mustOpen(t, s), mustOpen(t, s)
 	broken = true
 	s.Close(a)
@@ -203,7 +212,7 @@ func TestSpoolSyncErrorWritesAgain(t *testing.T) {
 		}
 		return nil
 	}}
-	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, create: disk.create})
+	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, disk: disk})
 	closed, open, sentAlready, known := mustOpen(t, s), mustOpen(t, s), mustOpen(t, s), mustOpen(t, s)
 	s.Close(sentAlready)
 	s.Close(known)
@@ -217,6 +226,11 @@ func TestSpoolSyncErrorWritesAgain(t *testing.T) {
 	if st := s.Stats(); st.SyncErrors != 1 || st.Depth != 2 || st.Open != 1 {
 		t.Fatalf("stats %+v", st)
 	}
+	if !slices.Contains(segmentFiles(t, s), suspect) {
+		t.Error("the segment that did not sync is gone before what is written again is durable")
+	}
+	s.sync()
+	s.trim()
 	if slices.Contains(segmentFiles(t, s), suspect) {
 		t.Error("the segment that did not sync is still there")
 	}
@@ -486,7 +500,7 @@ func TestSpoolLongCallKeepsNoSegments(t *testing.T) {
 			most = max(most, len(segmentFiles(t, s)))
 		}
 	}
-	if most > 10 {
+	if most > 14 {
 		t.Errorf("%d segments for one call", most)
 	}
 	abandonSpool(s)
@@ -506,11 +520,11 @@ func TestSpoolLongCallKeepsNoSegments(t *testing.T) {
 func TestSpoolSlowSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		syncing := make(chan struct{}, 100)
-		slow := func(path string, size int64) (segmentFile, error) {
+		slow := otherFiles{make: func(path string, size int64) (segmentFile, error) {
 			f, err := createFile(path, size)
 			return slowFile{f, syncing}, err
-		}
-		s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, create: slow})
+		}}
+		s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, disk: slow})
 		ctx, stop := context.WithCancel(t.Context())
 		stopped := make(chan struct{})
 		go func() { defer close(stopped); s.Run(ctx) }()
@@ -544,7 +558,7 @@ func TestSpoolSyncsByItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		syncs := 0
 		disk := &flakyDisk{syncs: func(int) error { syncs++; return nil }}
-		s := openSpool(t, SpoolOptions{create: disk.create})
+		s := openSpool(t, SpoolOptions{disk: disk})
 		ctx, stop := context.WithCancel(t.Context())
 		stopped := make(chan struct{})
 		go func() { defer close(stopped); s.Run(ctx) }()
@@ -596,7 +610,7 @@ func FuzzSegment(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			return nil, err
 		}
-		copied := &segment{number: g.number, log: g.log, path: path}
+		copied := &segment{number: g.number, log: g.log, disk: realDisk{}, path: path}
 		r, err := copied.reader()
 		if err != nil {
 			return nil, err
@@ -645,10 +659,10 @@ func FuzzSegment(f *testing.F) {
 // refused.
 func TestSpoolLeavesABadSegment(t *testing.T) {
 	bad := ""
-	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, create: func(path string, size int64) (segmentFile, error) {
+	s := openSpool(t, SpoolOptions{SegmentBytes: smallSegment, disk: otherFiles{make: func(path string, size int64) (segmentFile, error) {
 		f, err := createFile(path, size)
 		return badSector{f, path, &bad}, err
-	}})
+	}}})
 	e := mustOpen(t, s)
 	bad = s.current.path
 	s.Close(e)

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -31,8 +31,12 @@ const (
 	maxReason = 1000
 )
 
+// maxSeq bounds sequence numbers so that they and their negatives, which corrections have, fit an id.
+const maxSeq = 1<<57 - 1
+
 // EventID is the id of an event's row: a UUID of version 8 whose free bits are the 64 of the incarnation and 58 of the
-// sequence number, so that the same event has the same id wherever it is written, and no two share one.
+// sequence number, so that the same event has the same id wherever it is written, and no two share one. A correction's
+// number is the negative of its estimate's, and of those 58 bits it has the highest set.
 func EventID(incarnation, seq uint64) uuid.UUID {
 	var id uuid.UUID
 	binary.BigEndian.PutUint64(id[:8], incarnation>>16<<16|0x8000|incarnation>>4&0x0fff)
@@ -58,7 +62,12 @@ type logRow struct {
 	rate        int64
 	details     string // JSON
 	recordedAt  time.Time
+
+	corrects    uuid.UUID // id of the row that this one corrects; zero: it is a call
+	becameKnown bool      // that row's cost was unknown and no longer is
 }
+
+func (r *logRow) isCorrection() bool { return r.corrects != uuid.Nil }
 
 // columnKind is how a column is kept, which the two stores do in different ways.
 type columnKind uint8
@@ -83,7 +92,7 @@ type logColumn struct {
 	at   func(*logRow) any // *string, *int64, *bool, *time.Time, *uuid.UUID or *nullInt64
 }
 
-// logColumns is gateway_usage_logs but for metadata and recorded_at, which have defaults.
+// logColumns is what a call has in gateway_usage_logs. metadata and recorded_at have defaults.
 var logColumns = []logColumn{
 	{"id", asID, func(r *logRow) any { return &r.id }},
 	{"client_id", asID, func(r *logRow) any { return &r.ClientID }},
@@ -138,10 +147,16 @@ var logColumns = []logColumn{
 	{"response_bytes", asNumber, func(r *logRow) any { return &r.ResponseBytes }},
 }
 
-// columnNames is logColumns as a list for SQL.
-func columnNames() string {
-	names := make([]string, len(logColumns))
-	for i, c := range logColumns {
+// allColumns is what a row has that is read again, or that is a correction. A call has the defaults of the last two.
+var allColumns = slices.Concat(logColumns, []logColumn{
+	{"corrects", asIDOrNil, func(r *logRow) any { return &r.corrects }},
+	{"cost_became_known", asFlag, func(r *logRow) any { return &r.becameKnown }},
+})
+
+// columnNames is columns as a list for SQL.
+func columnNames(columns []logColumn) string {
+	names := make([]string, len(columns))
+	for i, c := range columns {
 		names[i] = c.name
 	}
 	return strings.Join(names, ", ")
@@ -155,26 +170,32 @@ var (
 	}
 )
 
+// correctionWord is the outcome of a correction, which is no call and so ended in none of those ways.
+const correctionWord = "correction"
+
 // nullInt64 is an amount that may be unknown.
 type nullInt64 struct {
 	V     int64
 	Valid bool
 }
 
+// logIdentity is what an event is known by, as the log has it.
+type logIdentity struct{ incarnation, seq int64 }
+
 // newLogRows turns a batch into rows, each identity once.
 func newLogRows(batch []Event) ([]logRow, error) {
-	type identity struct{ incarnation, seq uint64 }
 	rows := make([]logRow, 0, len(batch))
-	seen := make(map[identity]bool, len(batch))
+	seen := make(map[logIdentity]bool, len(batch))
 	for i := range batch {
 		ev := &batch[i]
-		if seen[identity{ev.Incarnation, ev.Seq}] {
-			continue
-		}
-		seen[identity{ev.Incarnation, ev.Seq}] = true
 		if err := checkEvent(ev); err != nil {
 			return nil, fmt.Errorf("%w %x/%d: %w", ErrUnrecordable, ev.Incarnation, ev.Seq, err)
 		}
+		id := logIdentity{int64(ev.Incarnation), int64(ev.Seq)}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
 		rows = append(rows, newLogRow(ev))
 	}
 	return rows, nil
@@ -183,7 +204,7 @@ func newLogRows(batch []Event) ([]logRow, error) {
 // checkEvent finds what no store could keep, or what could only be a fault of the one who made the event.
 func checkEvent(ev *Event) error {
 	switch {
-	case ev.Incarnation == 0 || ev.Seq == 0 || ev.Seq > math.MaxInt64-1:
+	case ev.Incarnation == 0 || ev.Seq == 0 || ev.Seq > maxSeq:
 		return errors.New("it has no identity")
 	case ev.ClientID == uuid.Nil:
 		return errors.New("it has no client")
@@ -266,10 +287,10 @@ func cleanText(s string, limit int) string {
 	return s[:limit]
 }
 
-// usageRow is the row as readers get it.
+// usageRow is the row as readers get it. A correction has the identity of the event that it corrects.
 func (r *logRow) usageRow() UsageRow {
 	ev := r.Event
-	ev.Incarnation, ev.Seq = uint64(r.incarnation), uint64(r.seq)
+	ev.Incarnation, ev.Seq = uint64(r.incarnation), uint64(max(r.seq, -r.seq))
 	ev.ModelServed = r.model
 	ev.Status = int(r.status)
 	ev.Usage.Source = Source(max(0, indexOf(sourceWords, r.source)))
@@ -285,7 +306,7 @@ func (r *logRow) usageRow() UsageRow {
 			ev.ErrorCode = d.Code
 		}
 	}
-	return UsageRow{ID: r.id, Event: ev, RecordedAt: r.recordedAt.UTC()}
+	return UsageRow{ID: r.id, Event: ev, RecordedAt: r.recordedAt.UTC(), Corrects: r.corrects}
 }
 
 func indexOf(words []string, word string) int {
@@ -313,7 +334,7 @@ func newDeadLetter(raw []byte, ev Event, reason string) deadLetter {
 	if raw == nil {
 		l.raw = []byte{} // the column is not null
 	}
-	if ev.Incarnation == 0 || ev.Seq == 0 || ev.Seq >= math.MaxInt64 {
+	if ev.Incarnation == 0 || ev.Seq == 0 || ev.Seq > maxSeq {
 		return l
 	}
 	l.incarnation, l.seq, l.client = int64(ev.Incarnation), int64(ev.Seq), ev.ClientID

@@ -20,7 +20,8 @@ const (
 // outbox reads the spool from its start on and remembers what a queue has been given.
 type outbox struct {
 	mu      sync.Mutex
-	reader  *segmentReader // of the segment that is being read; nil before the first
+	reader  *segmentReader // of the segment that is being read; nil before the first, and when it is deleted
+	after   int            // the order of the segment that was read last
 	flight  []flying       // in the order they were first taken
 	batch   uint64
 	nextDue time.Time // none of flight is due before
@@ -159,7 +160,7 @@ func (s *Spool) payload(g *segment, r record, b *batch) error {
 func (o *outbox) nextUnsent(s *Spool) (g *segment, r record, err error) {
 	for {
 		if o.reader == nil {
-			if more, err := o.advance(s, 0); !more || err != nil {
+			if more, err := o.advance(s, o.after); !more || err != nil {
 				return nil, r, err
 			}
 		}
@@ -214,8 +215,21 @@ func (o *outbox) advance(s *Spool, after int) (more bool, err error) {
 	if o.reader != nil {
 		o.reader.close()
 	}
-	o.reader = r
+	o.reader, o.after = r, g.order
 	return true, nil
+}
+
+// forget closes what is read of segments that are deleted: a file that is open keeps its blocks, and on a full disk
+// those are what the next segment needs.
+func (o *outbox) forget(gone []*segment) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range []**segmentReader{&o.reader, &o.again} {
+		if *r != nil && slices.Contains(gone, (*r).g) {
+			(*r).close()
+			*r = nil
+		}
+	}
 }
 
 // markSent tells whether r is the last word on a call that waits to be sent, and takes it.
@@ -262,6 +276,7 @@ func (s *Spool) abandon(g *segment) {
 	if len(lost) == 0 {
 		return
 	}
+	g.log.lost = g.log.lost.Union(lost)
 	s.stats.Lost += int(lost.Count())
 	s.log.Error("spool segment is damaged; these calls can no longer be read", "file", filepath.Base(g.path),
 		"incarnation", fmt.Sprintf("%016x", g.log.incarnation), "seqs", lost.String())

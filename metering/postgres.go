@@ -20,15 +20,26 @@ import (
 // Postgres is the ledger, the registry and the rates in Postgres 14 or newer.
 type Postgres struct {
 	pool   *pgxpool.Pool
+	steps  []PostgresStep
 	record string // SQL
+	rollup string
 	shards shardLocks
 }
 
 var _ Ledger = (*Postgres)(nil)
 
-// NewPostgres uses a pool whose database has been migrated. The pool stays its owner's to close.
-func NewPostgres(pool *pgxpool.Pool) *Postgres {
-	return &Postgres{pool: pool, record: recordSQL()}
+// PostgresStep is something that must happen to an event exactly once, such as the settlement of a budget. It runs in
+// the transaction that records events, with those that are new, in the order of the batch; when it fails, nothing of
+// the batch is recorded. A transaction that Postgres breaks off is tried again, and the step with it.
+//
+// A correction comes as an event that used and cost the difference, which may be less than nothing; its Seq is that of
+// the event it corrects, negated: int64(Seq) is below zero.
+type PostgresStep func(ctx context.Context, tx pgx.Tx, fresh []Event) error
+
+// NewPostgres uses a pool whose database has been migrated. The pool stays its owner's to close. The steps are taken in
+// the transaction of Record and of Correct.
+func NewPostgres(pool *pgxpool.Pool, steps ...PostgresStep) *Postgres {
+	return &Postgres{pool: pool, steps: steps, record: recordSQL(logColumns), rollup: rollupSQL()}
 }
 
 // pgArray is a column's type as the parameter of unnest, and what makes a column's value of an element of it.
@@ -60,42 +71,25 @@ func pgArray(c logColumn) (typ, value string) {
 	}
 }
 
-// recordSQL writes a batch and its roll-ups in one statement: only what the log took flows on into the sums. What the
-// producers' watermark has is left out as well, because the partition that would know it may be gone.
+// recordSQL writes a batch into the log and tells which rows were new. What the producers' watermark has is left out,
+// because the partition that would know it may be gone.
 //
-// Both inserts are ordered by their keys, so that two workers take locks in the same order.
-func recordSQL() string {
-	var arrays, values, added []string
-	for i, c := range logColumns {
+// The rows are ordered by their key, so that two workers take locks in the same order.
+func recordSQL(columns []logColumn) string {
+	var arrays, values []string
+	for i, c := range columns {
 		typ, value := pgArray(c)
 		arrays = append(arrays, "$"+strconv.Itoa(i+1)+"::"+typ+"[]")
 		values = append(values, value)
 	}
-	names := make([]string, 0, len(rollupSums))
-	exprs := make([]string, 0, len(rollupSums))
-	for _, s := range rollupSums {
-		names = append(names, s.name)
-		exprs = append(exprs, s.of)
-		added = append(added, s.name+" = u."+s.name+" + excluded."+s.name)
-	}
-	return `WITH ins AS (
-	INSERT INTO gateway_usage_logs (` + columnNames() + `)
-	SELECT ` + strings.Join(values, ", ") + `
-	FROM unnest(` + strings.Join(arrays, ", ") + `) AS x (` + columnNames() + `)
-	LEFT JOIN producers p ON p.incarnation = x.incarnation
-	WHERE p.received IS NULL OR NOT p.received @> x.seq
-	ORDER BY x.client_id, x.created_at, x.incarnation, x.seq
-	ON CONFLICT DO NOTHING
-	RETURNING *
-)
-INSERT INTO usage_rollups AS u (client_id, hour, model_registry_id, model_name, provider, route, endpoint, ` +
-		strings.Join(names, ", ") + `, cost_usd, cost_brl)
-SELECT client_id, date_trunc('hour', created_at, 'UTC') AS hour,
-	coalesce(model_registry_id, '00000000-0000-0000-0000-000000000000') AS model_registry_id, model_name, provider, route, endpoint,
-	` + strings.Join(exprs, ", ") + `, coalesce(sum(cost_usd), 0), coalesce(sum(cost_brl), 0)
-FROM ins GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
-ON CONFLICT (client_id, hour, model_registry_id, model_name, provider, route, endpoint) DO UPDATE SET
-	` + strings.Join(added, ", ") + `, cost_usd = u.cost_usd + excluded.cost_usd, cost_brl = u.cost_brl + excluded.cost_brl`
+	return `INSERT INTO gateway_usage_logs (` + columnNames(columns) + `)
+SELECT ` + strings.Join(values, ", ") + `
+FROM unnest(` + strings.Join(arrays, ", ") + `) AS x (` + columnNames(columns) + `)
+LEFT JOIN producers p ON p.incarnation = x.incarnation
+WHERE p.received IS NULL OR NOT p.received @> x.seq
+ORDER BY x.client_id, x.created_at, x.incarnation, x.seq
+ON CONFLICT DO NOTHING
+RETURNING incarnation, seq`
 }
 
 const receiveSQL = `INSERT INTO producers AS p (incarnation, received)
@@ -108,22 +102,80 @@ func (p *Postgres) Record(ctx context.Context, batch []Event) error {
 	if err != nil || len(rows) == 0 {
 		return err
 	}
-	args := make([]any, len(logColumns))
-	for i, c := range logColumns {
-		args[i] = columnArray(c, rows)
-	}
+	args := columnArrays(logColumns, rows)
 	incarnations, received := receivedOf(rows)
 	err = p.retry(ctx, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, p.record, args...); err != nil {
+		fresh, err := insertFresh(ctx, tx, p.record, args, rows)
+		if err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, receiveSQL, incarnations, received)
-		return err
+		return p.settle(ctx, tx, fresh, receiveSQL, incarnations, received)
 	})
 	if err != nil {
 		return fmt.Errorf("record %d events: %w", len(rows), permanent(err))
 	}
 	return nil
+}
+
+// columnArrays is the rows as the arguments of recordSQL.
+func columnArrays(columns []logColumn, rows []logRow) []any {
+	args := make([]any, len(columns))
+	for i, c := range columns {
+		args[i] = columnArray(c, rows)
+	}
+	return args
+}
+
+// insertFresh writes rows into the log and gives those that it did not have.
+func insertFresh(ctx context.Context, tx pgx.Tx, query string, args []any, rows []logRow) ([]*logRow, error) {
+	answer, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	had := make([]logIdentity, 0, len(rows))
+	for answer.Next() {
+		var id logIdentity
+		if err := answer.Scan(&id.incarnation, &id.seq); err != nil {
+			return nil, err
+		}
+		had = append(had, id)
+	}
+	if err := answer.Err(); err != nil {
+		return nil, err
+	}
+	fresh := make([]*logRow, 0, len(had))
+	var isFresh map[logIdentity]bool
+	if len(had) < len(rows) { // else all are, which is the rule
+		isFresh = make(map[logIdentity]bool, len(had))
+		for _, id := range had {
+			isFresh[id] = true
+		}
+	}
+	for i := range rows {
+		if isFresh == nil || isFresh[logIdentity{rows[i].incarnation, rows[i].seq}] {
+			fresh = append(fresh, &rows[i])
+		}
+	}
+	return fresh, nil
+}
+
+// settle changes all that follows from fresh rows, and ends with a statement of the caller's.
+func (p *Postgres) settle(ctx context.Context, tx pgx.Tx, fresh []*logRow, last string, args ...any) error {
+	c := fold(fresh)
+	if err := p.change(ctx, tx, &c); err != nil {
+		return err
+	}
+	if len(fresh) > 0 && len(p.steps) > 0 {
+		events := freshEvents(fresh)
+		for _, step := range p.steps {
+			if err := step(ctx, tx, events); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := tx.Exec(ctx, last, args...)
+	return err
 }
 
 // columnArray is one column of all rows, in a form that pgx encodes without reflection.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/shopspring/decimal"
 )
 
 // pgWhere collects conditions and their arguments.
@@ -54,6 +55,25 @@ func pgRead(c logColumn) string {
 	}
 }
 
+// pgReadColumns is what scanPGRow reads, of the log or of something joined with it.
+func pgReadColumns(alias string) string {
+	columns := make([]string, len(allColumns))
+	for i, c := range allColumns {
+		c.name = alias + c.name
+		columns[i] = pgRead(c)
+	}
+	return strings.Join(columns, ", ") + ", " + alias + "recorded_at"
+}
+
+func scanPGRow(row pgx.CollectableRow) (r logRow, err error) {
+	dest := make([]any, 0, len(allColumns)+1)
+	for _, c := range allColumns {
+		dest = append(dest, c.at(&r))
+	}
+	err = row.Scan(append(dest, &r.recordedAt)...)
+	return r, err
+}
+
 // Usage answers a query: sums from the roll-ups and the newest calls from the log.
 func (p *Postgres) Usage(ctx context.Context, q UsageQuery) (UsageReport, error) {
 	plan, err := q.plan()
@@ -61,8 +81,10 @@ func (p *Postgres) Usage(ctx context.Context, q UsageQuery) (UsageReport, error)
 		return UsageReport{}, err
 	}
 	var report UsageReport
-	if report.Groups, report.Total, err = p.sums(ctx, plan, false); err != nil {
-		return UsageReport{}, err
+	if !plan.rowsOnly {
+		if report.Groups, report.Total, err = p.sums(ctx, plan, false); err != nil {
+			return UsageReport{}, err
+		}
 	}
 	rows, err := p.logRows(ctx, plan)
 	if err != nil {
@@ -97,37 +119,49 @@ func (p *Postgres) sums(ctx context.Context, plan *usagePlan, fromLog bool) ([]U
 	if !to.IsZero() {
 		where.and(column+" < ?", to)
 	}
-	source := "usage_rollups u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id" + where.String()
+	source := "usage_rollups u"
+	conditions := where.String()
 	if fromLog {
-		source = "(SELECT client_id, date_trunc('hour', created_at, 'UTC') AS hour, model_registry_id, model_name, provider, route, endpoint"
-		for _, s := range rollupSums {
-			source += ", " + s.of + " AS " + s.name
-		}
-		source += ", sum(cost_usd) AS cost_usd, sum(cost_brl) AS cost_brl FROM gateway_usage_logs" + where.String() +
-			" GROUP BY 1, 2, 3, 4, 5, 6, 7) u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"
+		source = plan.fromLog("client_id, date_trunc('hour', created_at, 'UTC') AS hour, model_registry_id, model_name, provider, route, endpoint",
+			"coalesce(sum(cost_usd), 0) AS cost_usd, coalesce(sum(cost_brl), 0) AS cost_brl", conditions)
+		conditions = ""
 	}
-	query := "SELECT " + plan.dimensions("timestamptz '1970-01-01 00:00:00+00'", "uuid '00000000-0000-0000-0000-000000000000'")
-	for _, s := range rollupSums {
-		query += ", sum(u." + s.name + ")::int8"
+	usd, brl := "sum(u.cost_usd)", "sum(u.cost_brl)"
+	if plan.Quantiles {
+		usd, brl = "u.cost_usd", "u.cost_brl"
 	}
-	query += ", coalesce(sum(u.cost_usd), 0)::text, coalesce(sum(u.cost_brl), 0)::text FROM " + source +
-		" GROUP BY 1, 2, 3, 4, 5, 6 LIMIT " + strconv.Itoa(maxGroups+1)
-	rows, err := p.pool.Query(ctx, query, where.args...)
+	rows, err := p.pool.Query(ctx, "SELECT "+plan.dimensions("timestamptz '1970-01-01 00:00:00+00'", "uuid '00000000-0000-0000-0000-000000000000'")+
+		plan.sums()+", "+usd+"::text, "+brl+"::text"+plan.histogramColumns(fromLog)+
+		" FROM "+source+" LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"+conditions+plan.groupBy(), where.args...)
 	if err != nil {
 		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
 	}
-	read, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g UsageGroup, err error) {
+	defer rows.Close()
+	sums := usageSums{plan: plan}
+	for rows.Next() {
+		var g UsageGroup
+		var h histogramScan
 		dest := []any{&g.Start, &g.ClientID, &g.Model, &g.Provider, &g.Route, &g.Endpoint}
 		for _, n := range g.counters() {
 			dest = append(dest, n)
 		}
-		err = row.Scan(append(dest, textDecimal{&g.USD}, textDecimal{&g.BRL})...)
-		return g, err
-	})
-	if err != nil {
+		dest = append(dest, textDecimal{&g.USD}, textDecimal{&g.BRL})
+		err := rows.Scan(append(dest, h.dest(plan, fromLog)...)...)
+		if err == nil {
+			err = h.addTo(&g, plan, fromLog)
+		}
+		if err == nil {
+			err = sums.add(g)
+		}
+		if err != nil {
+			return nil, Totals{}, fmt.Errorf("read usage: %w", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
 		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
 	}
-	return plan.fold(read)
+	groups, total := sums.result()
+	return groups, total, nil
 }
 
 func (p *Postgres) logRows(ctx context.Context, plan *usagePlan) ([]logRow, error) {
@@ -147,23 +181,12 @@ func (p *Postgres) logRows(ctx context.Context, plan *usagePlan) ([]logRow, erro
 	if plan.after != nil {
 		where.and("(created_at, incarnation, seq) < (?, ?, ?)", time.UnixMicro(plan.after.at), plan.after.incarnation, plan.after.seq)
 	}
-	columns := make([]string, len(logColumns))
-	for i, c := range logColumns {
-		columns[i] = pgRead(c)
-	}
-	rows, err := p.pool.Query(ctx, "SELECT "+strings.Join(columns, ", ")+", recorded_at FROM gateway_usage_logs"+where.String()+
+	rows, err := p.pool.Query(ctx, "SELECT "+pgReadColumns("")+" FROM gateway_usage_logs"+where.String()+
 		" ORDER BY created_at DESC, incarnation DESC, seq DESC LIMIT "+strconv.Itoa(plan.Limit+1), where.args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the usage log: %w", err)
 	}
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r logRow, err error) {
-		dest := make([]any, 0, len(logColumns)+1)
-		for _, c := range logColumns {
-			dest = append(dest, c.at(&r))
-		}
-		err = row.Scan(append(dest, &r.recordedAt)...)
-		return r, err
-	})
+	all, err := pgx.CollectRows(rows, scanPGRow)
 	if err != nil {
 		return nil, fmt.Errorf("read the usage log: %w", err)
 	}
@@ -182,4 +205,17 @@ func (p *Postgres) Owner(ctx context.Context, client uuid.UUID, upstreamID strin
 		return "", "", false, fmt.Errorf("look up an upstream id: %w", err)
 	}
 	return route, provider, upstreamID != "", nil
+}
+
+// textDecimal reads a decimal number that a store gives as text.
+type textDecimal struct{ d *decimal.Decimal }
+
+// Scan implements sql.Scanner.
+func (t textDecimal) Scan(src any) (err error) {
+	s, ok := src.(string)
+	if !ok {
+		return fmt.Errorf("a %T is no decimal number", src)
+	}
+	*t.d, err = decimal.NewFromString(s)
+	return err
 }

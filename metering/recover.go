@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,19 +14,18 @@ import (
 // recover reads the segments that earlier processes left. What they hold is not changed: each incarnation's log is
 // shipped as it is, and deleted once the ledger has all of it.
 func (s *Spool) recover() error {
-	entries, err := os.ReadDir(s.o.Dir)
+	entries, err := s.o.disk.list(s.o.Dir)
 	if err != nil {
 		return fmt.Errorf("spool directory: %w", err)
 	}
 	logs := make(map[uint64]*callLog)
 	for _, entry := range entries {
-		if !strings.HasSuffix(entry.Name(), segmentSuffix) {
+		if !strings.HasSuffix(entry.name, segmentSuffix) {
 			continue
 		}
-		incarnation, number, ok := parseSegmentName(entry.Name())
-		info, err := entry.Info()
-		if !ok || err != nil || !info.Mode().IsRegular() {
-			s.log.Warn("spool directory has a file that is not a segment; it is left alone", "file", entry.Name())
+		incarnation, number, ok := parseSegmentName(entry.name)
+		if !ok || !entry.regular {
+			s.log.Warn("spool directory has a file that is not a segment; it is left alone", "file", entry.name)
 			continue
 		}
 		l := logs[incarnation]
@@ -36,23 +35,25 @@ func (s *Spool) recover() error {
 		}
 		s.lastID++
 		l.segments = append(l.segments, &segment{
-			id: s.lastID, number: number, log: l, path: filepath.Join(s.o.Dir, entry.Name()), size: info.Size(), sealed: true,
-			begun: info.ModTime(),
+			id: s.lastID, number: number, log: l, disk: s.o.disk, path: filepath.Join(s.o.Dir, entry.name), size: entry.size,
+			sealed: true, begun: entry.modified,
 		})
-		s.stats.Bytes += info.Size()
+		s.stats.Bytes += entry.size
 	}
-	for _, l := range logs {
+	for _, incarnation := range slices.Sorted(maps.Keys(logs)) {
+		l := logs[incarnation]
 		if err := s.recoverLog(l); err != nil {
 			return err
 		}
 		s.logs = append(s.logs, l)
 	}
-	slices.SortFunc(s.logs, func(a, b *callLog) int { return a.segments[0].begun.Compare(b.segments[0].begun) })
+	slices.SortStableFunc(s.logs, func(a, b *callLog) int { return a.segments[0].begun.Compare(b.segments[0].begun) })
 	for _, l := range s.logs {
 		segments := l.segments
 		l.segments = nil
 		for _, g := range segments {
 			s.join(g)
+			s.old, s.newNames = append(s.old, g), true
 		}
 	}
 	s.trim()
@@ -75,9 +76,7 @@ func (s *Spool) recoverLog(l *callLog) error {
 			bare = append(bare, g)
 		}
 	}
-	slices.SortFunc(l.segments, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.firstSeq, b.firstSeq), cmp.Compare(a.number, b.number))
-	})
+	slices.SortFunc(l.segments, func(a, b *segment) int { return cmp.Compare(a.number, b.number) })
 	for _, g := range l.segments {
 		if err := s.recoverSegment(g); err != nil {
 			return fmt.Errorf("spool segment %s: %w", g.path, err)
@@ -103,6 +102,7 @@ func (s *Spool) recoverLog(l *callLog) error {
 		closed += g.closed
 	}
 	lost := l.calls.settleMissing(first)
+	l.lost = lost
 	s.stats.Lost += int(lost.Count())
 	s.stats.Depth += closed
 	s.unread += closed
@@ -119,7 +119,7 @@ func (s *Spool) recoverLog(l *callLog) error {
 
 // loadHeader reads the header; whole is false where it is not one.
 func (g *segment) loadHeader() (whole bool, err error) {
-	f, err := os.Open(g.path)
+	f, err := g.disk.open(g.path)
 	if err != nil {
 		return false, err
 	}
@@ -160,9 +160,14 @@ func (s *Spool) recoverRecord(g *segment, r record) {
 	was := l.calls.get(r.seq)
 	switch was.state() {
 	case ended:
-		return // a CLOSE is the last word, wherever it stands
+		if r.kind != recordClose {
+			return // a CLOSE is the last word, wherever it stands
+		}
+		s.segments[was.segment()].closed-- // written again, because the segment before did not sync
+		s.segments[was.segment()].heir = g
 	case ongoing:
 		s.segments[was.segment()].open--
+		s.segments[was.segment()].heir = g
 	}
 	if r.kind == recordClose {
 		delete(l.crashed, r.seq)

@@ -2,26 +2,23 @@ package metering
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // In Redis, with N a shard:
 //
-//	catraca:usage:{N}             stream of events: field e has the event. Never trimmed by length: an entry goes when
-//	                              the ledger has its event, and the braces let a cluster spread the shards
+//	catraca:usage:{N}             stream: field b has some events, or field e one event of an earlier release. Never
+//	                              trimmed by length: an entry goes when the ledger has all its events, and the braces
+//	                              let a cluster spread the shards
 //	catraca:usage:{N}:generation  a random word; gone or changed, Redis has lost what the shard held
 //	catraca:received:HEX          hash of one incarnation, shard → the sequence numbers that the ledger has
 //
@@ -33,15 +30,28 @@ const (
 	// receivedFor is how long a spool that nobody opens finds what the ledger has of it. Afterwards it sends again, and
 	// the ledger knows.
 	receivedFor = 7 * 24 * time.Hour
-	macBytes    = 16
+	// mostEntries bounds what one read brings: with entries as full as they may be that is 2 MiB of usual events.
+	mostEntries = 128
 )
 
 // RedisQueue is the queue between processes: Redis Streams, sharded by client.
 type RedisQueue struct {
 	client  redis.UniversalClient
-	key     []byte
+	keys    sharedKeys
 	checked atomic.Bool
-	pending [redisShards]string // by shard: the last entry read again after Claim; empty when reading what is new
+	shards  [redisShards]redisShard
+}
+
+// redisShard is a shard as its one consumer sees it. Claim begins it anew.
+type redisShard struct {
+	after    string         // the last entry read again after Claim; empty when reading what is new
+	ready    []Delivery     // read, and not handed out yet
+	left     map[string]int // by entry: how many of its events are not done
+	perEntry int            // events in an entry, by the last read
+}
+
+func newRedisShard(after string) redisShard {
+	return redisShard{after: after, left: make(map[string]int), perEntry: entryEvents}
 }
 
 var (
@@ -53,13 +63,21 @@ var (
 // ErrEviction says that this Redis would throw events away when its memory is full.
 var ErrEviction = errors.New("this Redis may evict keys")
 
-var errSignature = errors.New("its signature is missing or wrong: written by a stranger, or with another key")
-
 // NewRedisQueue makes one end of the queue, to publish or to consume. With a key, which all ends must share, events and
 // what is told of the ledger are signed: who can write to Redis but does not know it can neither invent usage nor make
-// a spool let go of it.
-func NewRedisQueue(client redis.UniversalClient, key []byte) *RedisQueue {
-	return &RedisQueue{client: client, key: key}
+// a spool let go of it. To change the key, let all ends know the new one in the second place, then in the first, and
+// then forget the old one.
+func NewRedisQueue(client redis.UniversalClient, keys ...[]byte) *RedisQueue {
+	q := &RedisQueue{client: client}
+	for shard := range q.shards {
+		q.shards[shard] = newRedisShard("")
+	}
+	for _, key := range keys {
+		if len(key) > 0 {
+			q.keys = append(q.keys, key)
+		}
+	}
+	return q
 }
 
 // Check refuses a Redis whose maxmemory-policy evicts: a full one must answer with an error, and the spool waits.
@@ -109,42 +127,12 @@ func (q *RedisQueue) Publish(ctx context.Context, batch []Message) error {
 		return err
 	}
 	_, err := q.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, m := range batch {
-			p.XAdd(ctx, &redis.XAddArgs{
-				Stream: streamKey(shardOf(m.ClientID, redisShards)), Values: []any{"e", q.sign("event", m.Payload)},
-			})
+		for _, e := range pack(batch, redisShards) {
+			p.XAdd(ctx, &redis.XAddArgs{Stream: streamKey(e.shard), Values: []any{"b", q.keys.sign(kindBatch, e.value)}})
 		}
 		return nil
 	})
 	return err
-}
-
-// sign puts a signature before b, where there is a key to sign with. kind keeps what is signed for one use from being
-// passed off in another.
-func (q *RedisQueue) sign(kind string, b []byte) []byte {
-	if len(q.key) == 0 {
-		return b
-	}
-	return append(q.mac(kind, b), b...)
-}
-
-func (q *RedisQueue) mac(kind string, b []byte) []byte {
-	h := hmac.New(sha256.New, q.key)
-	h.Write([]byte(kind))
-	h.Write([]byte{0})
-	h.Write(b)
-	return h.Sum(nil)[:macBytes]
-}
-
-// verify takes the signature off.
-func (q *RedisQueue) verify(kind string, b []byte) (signed []byte, ok bool) {
-	if len(q.key) == 0 {
-		return b, true
-	}
-	if len(b) < macBytes || !hmac.Equal(b[:macBytes], q.mac(kind, b[macBytes:])) {
-		return nil, false
-	}
-	return b[macBytes:], true
 }
 
 // Received implements Queue: it is the union of what the shards' workers published.
@@ -155,7 +143,7 @@ func (q *RedisQueue) Received(ctx context.Context, incarnation uint64) (Ranges, 
 	}
 	var all Ranges
 	for shard, value := range fields {
-		b, ok := q.verify(receivedKey(incarnation)+"/"+shard, []byte(value))
+		b, ok := q.keys.verify(receivedKey(incarnation)+"/"+shard, []byte(value))
 		if !ok {
 			return nil, fmt.Errorf("what Redis says is recorded of %016x by shard %.4q has a wrong signature", incarnation, shard)
 		}
@@ -170,9 +158,7 @@ func (q *RedisQueue) Received(ctx context.Context, incarnation uint64) (Ranges, 
 
 // Generation tells what Redis is remembered by. It changes when any shard lost its memory.
 func (q *RedisQueue) Generation(ctx context.Context) (string, error) {
-	var fresh [16]byte
-	rand.Read(fresh[:]) // never fails
-	word := hex.EncodeToString(fresh[:])
+	word := randomWord()
 	cmds := make([]*redis.StatusCmd, redisShards)
 	_, err := q.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for shard := range cmds {
@@ -197,6 +183,12 @@ func (q *RedisQueue) Generation(ctx context.Context) (string, error) {
 	return all.String(), nil
 }
 
+func randomWord() string {
+	var fresh [16]byte
+	rand.Read(fresh[:]) // never fails
+	return hex.EncodeToString(fresh[:])
+}
+
 // Shards implements Consumer.
 func (q *RedisQueue) Shards() int { return redisShards }
 
@@ -205,7 +197,7 @@ func (q *RedisQueue) Claim(ctx context.Context, shard int) error {
 	if err := q.ensureChecked(ctx); err != nil {
 		return err
 	}
-	q.pending[shard] = "0"
+	q.shards[shard] = newRedisShard("0")
 	return q.createGroup(ctx, shard)
 }
 
@@ -219,24 +211,63 @@ func (q *RedisQueue) createGroup(ctx context.Context, shard int) error {
 	return nil
 }
 
-// Next implements Consumer.
+// renewGeneration makes every spool send again what it has on its way, because some of what the shard held is gone. A
+// Redis that was emptied has no word to change; the next who asks makes one.
+func (q *RedisQueue) renewGeneration(ctx context.Context, shard int) error {
+	err := q.client.SetXX(ctx, generationKey(shard), randomWord(), 0).Err()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return fmt.Errorf("renew generation of shard %d: %w", shard, err)
+	}
+	return nil
+}
+
+// Next implements Consumer. Of what was read and is more than asked for, the rest is handed out the next time.
 func (q *RedisQueue) Next(ctx context.Context, shard, most int, wait time.Duration) ([]Delivery, error) {
-	if from := q.pending[shard]; from != "" {
-		ds, last, err := q.read(ctx, shard, from, most, 0)
+	s := &q.shards[shard]
+	for len(s.ready) < most {
+		entries := min(max((most-len(s.ready))/s.perEntry, 1), mostEntries)
+		if len(s.ready) > 0 {
+			wait = 0
+		}
+		came, err := q.fill(ctx, shard, entries, wait)
 		if err != nil {
 			return nil, err
 		}
-		q.pending[shard] = last
-		if last != "" {
-			return ds, nil
+		if came < entries {
+			break
 		}
 	}
-	ds, _, err := q.read(ctx, shard, ">", most, wait)
-	return ds, err
+	n := min(most, len(s.ready))
+	ds := s.ready[:n:n]
+	if s.ready = s.ready[n:]; len(s.ready) == 0 {
+		s.ready = nil
+	}
+	return ds, nil
 }
 
-// read is XREADGROUP. last is the id of the last entry that came, empty when none did.
-func (q *RedisQueue) read(ctx context.Context, shard int, from string, most int, wait time.Duration) (ds []Delivery, last string, err error) {
+// fill reads some entries: those that were handed out before Claim first, then what is new.
+func (q *RedisQueue) fill(ctx context.Context, shard, most int, wait time.Duration) (came int, err error) {
+	s := &q.shards[shard]
+	if s.after != "" {
+		entries, err := q.read(ctx, shard, s.after, most, 0)
+		if err != nil {
+			return 0, err
+		}
+		if len(entries) > 0 {
+			s.after = entries[len(entries)-1].ID
+			return len(entries), q.take(ctx, shard, entries)
+		}
+		s.after = ""
+	}
+	entries, err := q.read(ctx, shard, ">", most, wait)
+	if err != nil || len(entries) == 0 {
+		return 0, err
+	}
+	return len(entries), q.take(ctx, shard, entries)
+}
+
+// read is XREADGROUP.
+func (q *RedisQueue) read(ctx context.Context, shard int, from string, most int, wait time.Duration) ([]redis.XMessage, error) {
 	block := time.Duration(-1)
 	if wait > 0 {
 		block = max(wait, time.Millisecond) // 0 would mean for ever
@@ -249,43 +280,92 @@ func (q *RedisQueue) read(ctx context.Context, shard int, from string, most int,
 	}).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return nil, "", nil
-	case err != nil && strings.HasPrefix(err.Error(), "NOGROUP"): // Redis was emptied, or someone deleted it
-		return nil, "", q.createGroup(ctx, shard)
+		return nil, nil
+	case err != nil && strings.HasPrefix(err.Error(), "NOGROUP"): // Redis was emptied, or someone deleted stream or group
+		return nil, errors.Join(q.renewGeneration(ctx, shard), q.createGroup(ctx, shard))
 	case err != nil:
-		return nil, "", fmt.Errorf("read shard %d: %w", shard, err)
+		return nil, fmt.Errorf("read shard %d: %w", shard, err)
+	case len(streams) == 0:
+		return nil, nil
 	}
-	var gone []Delivery
-	for _, stream := range streams {
-		for _, m := range stream.Messages {
-			last = m.ID
-			e, ok := m.Values["e"].(string)
-			if !ok && len(m.Values) == 0 { // it was pending, and someone has trimmed the stream
-				gone = append(gone, Delivery{ID: m.ID})
-				continue
-			}
-			d := Delivery{ID: m.ID, Payload: []byte(e)}
-			if b, ok := q.verify("event", d.Payload); ok {
-				d.Payload = b
-			} else {
-				d.Spoilt = errSignature
-			}
-			ds = append(ds, d)
-		}
-	}
-	if len(gone) > 0 { // the spool will send them again
-		err = q.Done(ctx, shard, gone)
-	}
-	return ds, last, err
+	return streams[0].Messages, nil
 }
 
-// Done implements Consumer. XACK does not delete, so both are needed.
-func (q *RedisQueue) Done(ctx context.Context, shard int, ds []Delivery) error {
-	ids := make([]string, len(ds))
-	for i, d := range ds {
-		ids[i] = d.ID
+// take makes deliveries of entries.
+func (q *RedisQueue) take(ctx context.Context, shard int, entries []redis.XMessage) error {
+	s := &q.shards[shard]
+	var gone []string
+	before := len(s.ready)
+	for _, e := range entries {
+		if len(e.Values) == 0 { // it was pending, and someone has trimmed the stream
+			gone = append(gone, e.ID)
+			continue
+		}
+		ds := q.open(e)
+		s.ready = append(s.ready, ds...)
+		s.left[e.ID] = len(ds)
 	}
-	_, err := q.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	s.perEntry = max(1, (len(s.ready)-before)/len(entries))
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := q.renewGeneration(ctx, shard); err != nil {
+		return err
+	}
+	return q.forget(ctx, shard, gone)
+}
+
+// open gives the events of an entry. What cannot be believed or read is one spoilt delivery.
+func (q *RedisQueue) open(e redis.XMessage) []Delivery {
+	kind := kindBatch
+	value, ok := e.Values["b"].(string)
+	if !ok {
+		kind = kindEvent
+		value, _ = e.Values["e"].(string)
+	}
+	raw := []byte(value)
+	signed, ok := q.keys.verify(kind, raw)
+	switch {
+	case !ok:
+		return []Delivery{{ID: e.ID, Payload: raw, Spoilt: errSignature}}
+	case kind == kindEvent:
+		return []Delivery{{ID: e.ID, Payload: signed}}
+	}
+	payloads, err := unpack(signed)
+	if err != nil {
+		return []Delivery{{ID: e.ID, Payload: raw, Spoilt: err}}
+	}
+	ds := make([]Delivery, len(payloads))
+	for i, p := range payloads {
+		ds[i] = Delivery{ID: e.ID, Payload: p}
+	}
+	return ds
+}
+
+// Done implements Consumer. An entry goes when the last of its events is done.
+func (q *RedisQueue) Done(ctx context.Context, shard int, ds []Delivery) error {
+	left := q.shards[shard].left
+	var ids []string
+	for _, d := range ds {
+		switch left[d.ID] {
+		case 0: // handed out before the last Claim, after which it comes again
+		case 1:
+			delete(left, d.ID)
+			ids = append(ids, d.ID)
+		default:
+			left[d.ID]--
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	return q.forget(ctx, shard, ids)
+}
+
+// forget takes entries off the stream. XACK does not delete, so both are needed, and together: an entry that is only
+// acknowledged stays for ever, and one that is only deleted looks like one that was lost.
+func (q *RedisQueue) forget(ctx context.Context, shard int, ids []string) error {
+	_, err := q.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		p.XAck(ctx, streamKey(shard), redisGroup, ids...)
 		p.XDel(ctx, streamKey(shard), ids...)
 		return nil
@@ -298,123 +378,9 @@ func (q *RedisQueue) Done(ctx context.Context, shard int, ds []Delivery) error {
 func (q *RedisQueue) PublishReceived(ctx context.Context, shard int, incarnation uint64, r Ranges) error {
 	key, field := receivedKey(incarnation), strconv.Itoa(shard)
 	_, err := q.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, field, q.sign(key+"/"+field, []byte(r.String())))
+		p.HSet(ctx, key, field, q.keys.sign(key+"/"+field, []byte(r.String())))
 		p.Expire(ctx, key, receivedFor)
 		return nil
 	})
 	return err
-}
-
-// silence is a logger for go-redis, which would write every failed dial to stderr: what fails is returned too.
-type silence struct{}
-
-func (silence) Printf(context.Context, string, ...any) {}
-
-// OpenRedis makes a client; it connects when it is first used. The forms, each with s for TLS and with user and
-// password where needed:
-//
-//	redis://[user:password@]host:6379/0                    rediss://…           one server
-//	redis+cluster://host:6379,host2:6379                   rediss+cluster://…   a cluster; some of its nodes
-//	redis+sentinel://host:26379,host2:26379/0?master_name=mymaster              sentinels, and what they watch
-//
-// Options of go-redis may follow as a query: ?dial_timeout=2s&pool_size=50.
-func OpenRedis(address string) (redis.UniversalClient, error) {
-	redis.SetLogger(silence{})
-	scheme, rest, found := strings.Cut(address, "://")
-	base, form, _ := strings.Cut(scheme, "+")
-	if !found || base != "redis" && base != "rediss" || form != "" && form != "cluster" && form != "sentinel" {
-		return nil, errors.New("redis URL: it must begin with redis://, rediss://, redis+cluster:// or redis+sentinel://")
-	}
-	single := base + "://" + rest
-	if form != "" {
-		single = oneHost(base, rest)
-	}
-	client, err := dialer(single, form)
-	// The error of a URL that cannot be parsed quotes it, password and all.
-	if parse := (*url.Error)(nil); errors.As(err, &parse) {
-		err = parse.Err
-	}
-	if err != nil {
-		return nil, fmt.Errorf("redis URL: %w", err)
-	}
-	return client, nil
-}
-
-// oneHost turns host,host2/path?query into what go-redis parses: the first as host, the others as addr parameters.
-func oneHost(base, rest string) string {
-	end := len(rest)
-	if i := strings.IndexAny(rest, "/?"); i >= 0 {
-		end = i
-	}
-	authority, tail := rest[:end], rest[end:]
-	user := ""
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		user, authority = authority[:i+1], authority[i+1:]
-	}
-	hosts := strings.Split(authority, ",")
-	path, query, _ := strings.Cut(tail, "?")
-	for _, h := range hosts[1:] {
-		if query != "" {
-			query += "&"
-		}
-		query += "addr=" + url.QueryEscape(h)
-	}
-	return base + "://" + user + hosts[0] + path + "?" + query
-}
-
-// How long Redis may take. Nothing waits for it but the shipper and the worker, which try again themselves: the
-// client's own retries would only turn a second into many.
-const (
-	redisDial = time.Second
-	redisIO   = 2 * time.Second
-	redisPool = 64 // sixteen shards block on one each
-)
-
-func dialer(address, form string) (redis.UniversalClient, error) {
-	quiet := &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	switch form {
-	case "cluster":
-		o, err := redis.ParseClusterURL(address)
-		if err != nil {
-			return nil, err
-		}
-		o.ContextTimeoutEnabled, o.DisableIdentity, o.MaintNotificationsConfig = true, true, quiet
-		calm(&o.MaxRetries, &o.DialerRetries, &o.PoolSize, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout)
-		return redis.NewClusterClient(o), nil
-	case "sentinel":
-		o, err := redis.ParseFailoverURL(address)
-		if err != nil {
-			return nil, err
-		}
-		if o.MasterName == "" {
-			return nil, errors.New("sentinels need ?master_name=")
-		}
-		o.ContextTimeoutEnabled, o.DisableIdentity = true, true
-		calm(&o.MaxRetries, &o.DialerRetries, &o.PoolSize, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout)
-		return redis.NewFailoverClient(o), nil
-	}
-	o, err := redis.ParseURL(address)
-	if err != nil {
-		return nil, err
-	}
-	o.ContextTimeoutEnabled, o.DisableIdentity, o.MaintNotificationsConfig = true, true, quiet
-	calm(&o.MaxRetries, &o.DialerRetries, &o.PoolSize, &o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout)
-	return redis.NewClient(o), nil
-}
-
-// calm sets what the URL did not.
-func calm(retries, dials, pool *int, dial, read, write *time.Duration) {
-	set := func(p *int, v int) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	set(retries, -1)
-	set(dials, 1)
-	set(pool, redisPool)
-	for p, v := range map[*time.Duration]time.Duration{dial: redisDial, read: redisIO, write: redisIO} {
-		if *p == 0 {
-			*p = v
-		}
-	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -37,17 +36,11 @@ const (
 	recordClose    = 3
 )
 
-// segmentFile is what the spool needs of a file it writes to.
-type segmentFile interface {
-	io.WriterAt
-	Sync() error
-	Close() error
-}
-
 type segment struct {
 	id     uint32 // in this process; a place names it
 	number uint64 // in its incarnation
 	log    *callLog
+	disk   disk
 	path   string
 	size   int64
 	end    atomic.Int64 // where the records end
@@ -55,12 +48,14 @@ type segment struct {
 	// The rest is guarded by Spool.mu.
 	file     segmentFile // nil unless it is written to
 	synced   int64
-	sealed   bool // no record will be added
-	suspect  bool // a sync failed: its pages may never reach the disk though reads still show them
-	damaged  bool // something in it could not be read
-	order    int  // among all segments, as they are read
-	open     int  // calls whose latest record is here, and which have not ended
-	closed   int  // calls whose latest record is here, and which the ledger is not known to have
+	sealed   bool     // no record will be added
+	suspect  bool     // a sync failed: its pages may never reach the disk though reads still show them
+	damaged  bool     // something in it could not be read
+	order    int      // among all segments, as they are read
+	open     int      // calls whose latest record is here, and which have not ended
+	closed   int      // calls whose latest record is here, and which the ledger is not known to have
+	heirs    uint64   // Spool.writes when a call that had its latest record here last got a later one elsewhere
+	heir     *segment // in the log of an earlier process, the last that has a later record of a call that has one here
 	begun    time.Time
 	firstSeq uint64
 }
@@ -150,7 +145,7 @@ type span [2]int64
 // and goes on at the next record that is whole.
 type segmentReader struct {
 	g      *segment
-	f      *os.File
+	f      readFile
 	at     int64 // where the next record is looked for
 	good   int64 // where the last whole record ended
 	bad    []span
@@ -162,11 +157,12 @@ type segmentReader struct {
 const readWindow = 256 << 10
 
 func (g *segment) reader() (*segmentReader, error) {
-	f, err := os.Open(g.path)
+	f, err := g.disk.open(g.path)
 	if err != nil {
 		return nil, err
 	}
-	return &segmentReader{g: g, f: f, at: headerBytes, good: headerBytes, window: make([]byte, 0, readWindow)}, nil
+	window := make([]byte, 0, min(readWindow, max(g.size, recordHeader+maxPayload)))
+	return &segmentReader{g: g, f: f, at: headerBytes, good: headerBytes, window: window}, nil
 }
 
 func (r *segmentReader) close() { _ = r.f.Close() } // it was only read
@@ -242,41 +238,4 @@ func readSegment(f io.ReaderAt, b []byte, at int64) (n int, err error) {
 		n += m
 	}
 	return n, nil
-}
-
-// diskFile is a segment on a real disk.
-type diskFile struct{ *os.File }
-
-func (f diskFile) Sync() error { return syncData(f.File) }
-
-// createFile makes a file of its final size. Its name is durable once the directory is synced.
-func createFile(path string, size int64) (segmentFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err = allocate(f, size); err != nil {
-		return nil, errors.Join(err, f.Close(), os.Remove(path))
-	}
-	return diskFile{f}, nil
-}
-
-// writeZeros stands in where a file system cannot allocate.
-func writeZeros(f *os.File, size int64) error {
-	zeros := make([]byte, 1<<20)
-	for at := int64(0); at < size; at += int64(len(zeros)) {
-		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// syncDir makes names durable: without it a file may be gone after a power loss though its blocks are not.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -2,6 +2,7 @@ package metering
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -43,6 +44,10 @@ type Shipper struct {
 	retryAt    time.Time // the queue is down: not before
 	backoff    time.Duration
 	generation string
+
+	// What a simulation replaces.
+	now    func() time.Time
+	jitter func(time.Duration) time.Duration // less than it is given
 }
 
 // NewShipper makes a shipper; Run does its work. A spool has one.
@@ -50,7 +55,7 @@ func NewShipper(s *Spool, q Queue, log *slog.Logger) *Shipper {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Shipper{spool: s, queue: q, log: log, patience: minPatience}
+	return &Shipper{spool: s, queue: q, log: log, patience: minPatience, now: time.Now, jitter: rand.N[time.Duration]}
 }
 
 // Run ships until ctx ends. Then it sends the last batch and waits, within bounds, until the ledger has everything.
@@ -60,7 +65,7 @@ func (h *Shipper) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		timer.Reset(time.Until(h.ship(ctx)))
+		timer.Reset(h.ship(ctx).Sub(h.now()))
 		select {
 		case <-ctx.Done():
 			h.drain(context.WithoutCancel(ctx))
@@ -69,7 +74,7 @@ func (h *Shipper) Run(ctx context.Context) error {
 		case <-h.spool.wake:
 			h.gather(ctx)
 		}
-		if !time.Now().Before(h.pollAt) {
+		if !h.now().Before(h.pollAt) {
 			h.poll(ctx)
 		}
 	}
@@ -92,7 +97,7 @@ func (h *Shipper) gather(ctx context.Context) {
 // ship sends all there is to send and tells when to come again.
 func (h *Shipper) ship(ctx context.Context) (again time.Time) {
 	for ctx.Err() == nil {
-		now := time.Now()
+		now := h.now()
 		if now.Before(h.retryAt) {
 			return earlier(h.retryAt, h.pollAt)
 		}
@@ -111,7 +116,7 @@ func (h *Shipper) ship(ctx context.Context) (again time.Time) {
 		}
 	}
 	if h.spool.read.full() {
-		h.pollAt = earlier(h.pollAt, time.Now().Add(pollSoon))
+		h.pollAt = earlier(h.pollAt, h.now().Add(pollSoon))
 	}
 	if !h.retryAt.IsZero() {
 		return earlier(h.retryAt, h.pollAt)
@@ -149,7 +154,7 @@ func (h *Shipper) publish(ctx context.Context, now time.Time) (ok bool) {
 
 func (h *Shipper) pause(now time.Time) {
 	h.backoff = min(max(2*h.backoff, minBackoff), maxBackoff)
-	h.retryAt = now.Add(h.backoff/2 + rand.N(h.backoff/2)) // apart from the other processes
+	h.retryAt = now.Add(h.backoff/2 + h.jitter(h.backoff/2)) // apart from the other processes
 }
 
 // losePatience is called when events are sent again.
@@ -164,9 +169,9 @@ func (h *Shipper) losePatience(now time.Time) {
 
 // poll asks what the ledger has, and whether the queue still has what it was given.
 func (h *Shipper) poll(ctx context.Context) {
-	h.pollAt = time.Now().Add(pollEvery)
+	h.pollAt = h.now().Add(pollEvery)
 	waiting := h.spool.waiting()
-	if len(waiting) == 0 {
+	if len(waiting) == 0 && h.generation != "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
@@ -174,8 +179,11 @@ func (h *Shipper) poll(ctx context.Context) {
 	for _, incarnation := range waiting {
 		r, err := h.queue.Received(ctx, incarnation)
 		if err != nil {
-			h.log.Debug("usage queue did not tell what the ledger has", "err", err)
-			return
+			h.log.Debug("usage queue did not tell what the ledger has", "incarnation", fmt.Sprintf("%016x", incarnation), "err", err)
+			if ctx.Err() != nil {
+				return
+			}
+			continue // what is wrong with one must not hold up the others
 		}
 		if h.spool.Acknowledge(incarnation, r) > 0 {
 			h.fresh = true

@@ -5,8 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -42,7 +42,10 @@ type SpoolOptions struct {
 	Price func(*Event)
 	Log   *slog.Logger // default: silent
 
-	create func(path string, size int64) (segmentFile, error) // tests put faults here
+	// What a simulation replaces: the disk, the clock and chance.
+	disk        disk
+	now         func() time.Time
+	incarnation func() uint64
 }
 
 // What Open may answer. No call may be sent upstream then.
@@ -56,28 +59,36 @@ var (
 type Spool struct {
 	o     SpoolOptions
 	log   *slog.Logger
-	lock  *os.File
+	lock  io.Closer
 	bufs  sync.Pool
 	wake  chan struct{} // there is something to send
 	grow  chan struct{} // a segment should be made ahead
 	read  outbox
 	slots int64 // how many of the largest records a segment holds
 
-	mu       sync.Mutex
-	live     *callLog
-	logs     []*callLog // with calls that the ledger does not have; live is the last
-	segments map[uint32]*segment
-	lastID   uint32
-	joined   int
-	current  *segment   // the end of the live log; nil when none could be made
-	spares   []*segment // made, and holding nothing yet
-	next     uint64     // sequence number
-	late     []lateClose
-	broken   error      // why Open refuses
-	newNames bool       // in the directory, that are not synced
-	mendAt   time.Time  // not before
-	stats    SpoolStats // but for what Stats works out
-	unread   int        // ended calls that have not been taken for sending
+	mu         sync.Mutex
+	live       *callLog
+	logs       []*callLog // with calls that the ledger does not have; live is the last
+	segments   map[uint32]*segment
+	lastID     uint32
+	newest     uint32 // of the live log's segments and spares
+	joined     int
+	current    *segment   // the end of the live log; nil when none could be made
+	spares     []*segment // made, and holding nothing yet
+	next       uint64     // sequence number
+	late       []lateClose
+	broken     error      // why Open refuses
+	newNames   bool       // in the directory, that are not synced
+	old        []*segment // of earlier processes, that may not be synced
+	mendAt     time.Time  // not before
+	syncAt     time.Time  // not before, after a sync that failed
+	syncWait   time.Duration
+	writes     uint64 // records written so far
+	durable    uint64 // of them, the first so many are on the disk, or in the ledger, or have a later one that is
+	limits     limits
+	measuredAt time.Time  // for Run alone
+	stats      SpoolStats // but for what Stats works out
+	unread     int        // ended calls that have not been taken for sending
 }
 
 // lateClose is a CLOSE record that no segment would take.
@@ -94,7 +105,10 @@ type SpoolStats struct {
 	InFlight   int           // of them, how many a queue has
 	Bytes      int64         // of disk
 	MaxBytes   int64
-	SyncErrors int // each sealed a segment, and its records were written again
+	Used       int64 // of Bytes, what is written and not deleted yet
+	Room       int64 // what Used may come to: MaxBytes or, where the volume has less, that
+	Step       Step  // what Used has come to of Room
+	SyncErrors int   // each sealed a segment, and its records were written again
 	WriteFails int
 	Damaged    int // stretches of segments that could not be read
 	Lost       int // calls that are in no record that can be read
@@ -117,7 +131,7 @@ func OpenSpool(o SpoolOptions) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockDir(o.Dir)
+	lock, err := o.disk.lock(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -128,10 +142,11 @@ func OpenSpool(o SpoolOptions) (*Spool, error) {
 	s.bufs.New = func() any { b := make([]byte, recordHeader, 1024); return &b }
 	s.slots = (o.SegmentBytes - headerBytes) / maxRecord
 	s.stats.MaxBytes = o.MaxBytes
+	s.limits = newLimits(o.MaxBytes)
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	s.live = &callLog{incarnation: newIncarnation()}
+	s.live = &callLog{incarnation: o.incarnation()}
 	s.logs = append(s.logs, s.live)
 	if err := s.addSpare(); err != nil {
 		// A full disk is no reason not to start: what is in the spool can be shipped, and that makes room.
@@ -140,6 +155,7 @@ func OpenSpool(o SpoolOptions) (*Spool, error) {
 		}
 		s.log.Warn("spool has no room: no call will be admitted until usage has reached the ledger", "dir", o.Dir, "err", err)
 	}
+	s.measure()
 	return s, nil
 }
 
@@ -159,8 +175,14 @@ func (o SpoolOptions) withDefaults() (SpoolOptions, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.create == nil {
-		o.create = createFile
+	if o.disk == nil {
+		o.disk = realDisk{}
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if o.incarnation == nil {
+		o.incarnation = newIncarnation
 	}
 	if o.SegmentBytes < 4*maxRecord || o.SegmentBytes > 1<<30 {
 		return o, fmt.Errorf("spool: a segment of %d bytes; it may have %d to %d", o.SegmentBytes, 4*maxRecord, 1<<30)
@@ -197,6 +219,9 @@ func (s *Spool) Open(e *Event) error {
 	if s.broken != nil {
 		return fmt.Errorf("%w: %w", ErrSpoolBroken, s.broken)
 	}
+	if s.used() >= s.limits.refuse {
+		return ErrSpoolFull
+	}
 	if err := s.makeRoom(len(b), s.stats.Open+1); err != nil {
 		return err
 	}
@@ -214,23 +239,30 @@ func (s *Spool) Open(e *Event) error {
 }
 
 // Progress writes down how far an open call has come, so that a crash is charged by what had passed. Where there is no
-// room to spare it does nothing.
+// room to spare it does nothing: without it the charge is only less exact.
 func (s *Spool) Progress(e *Event) {
 	buf := s.encode(e)
 	defer s.bufs.Put(buf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at, ok := s.ongoing(e)
-	if !ok || s.broken != nil || s.makeRoom(len(*buf), s.stats.Open) != nil {
+	if !ok || s.broken != nil || s.used() >= s.limits.spare || s.makeRoom(len(*buf), s.stats.Open) != nil {
 		return
 	}
 	if err := s.append(*buf, recordProgress); err != nil {
 		s.broken = err
 		return
 	}
-	s.segments[at.segment()].open--
+	s.left(at).open--
 	s.live.calls.set(e.Seq, newPlace(s.current.id, ongoing))
 	s.current.open++
+}
+
+// left is the segment that has a call's record before the one that was written last. It may go when that is durable.
+func (s *Spool) left(at place) *segment {
+	g := s.segments[at.segment()]
+	g.heirs = s.writes
+	return g
 }
 
 // Close writes down how a call ended. It cannot fail for lack of room; should the disk itself fail, the record stays
@@ -256,7 +288,7 @@ func (s *Spool) Close(e *Event) {
 
 // closed notes that a call's CLOSE is in the current segment.
 func (s *Spool) closed(seq uint64, was place) {
-	s.segments[was.segment()].open--
+	s.left(was).open--
 	s.live.calls.set(seq, newPlace(s.current.id, ended))
 	s.current.closed++
 	s.stats.Open--
@@ -303,6 +335,7 @@ func (s *Spool) append(b []byte, kind byte) (err error) {
 		s.current.stamp(b, kind, at)
 		if _, err = s.current.file.WriteAt(b, at); err == nil {
 			s.current.end.Store(at + int64(len(b)))
+			s.writes++
 			return nil
 		}
 		s.stats.WriteFails++
@@ -320,6 +353,8 @@ func (s *Spool) Stats() SpoolStats {
 	defer s.mu.Unlock()
 	st := s.stats
 	st.InFlight = inFlight
+	st.Used, st.Room = s.used(), s.limits.room
+	st.Step = s.limits.step(st.Used)
 	if st.Depth == 0 {
 		return st
 	}
@@ -331,6 +366,6 @@ func (s *Spool) Stats() SpoolStats {
 			}
 		}
 	}
-	st.Oldest = max(0, time.Since(oldest))
+	st.Oldest = max(0, s.o.now().Sub(oldest))
 	return st
 }

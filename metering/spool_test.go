@@ -234,6 +234,7 @@ func TestSpoolRecovery(t *testing.T) {
 	if got := takeAll(t, s); len(got) > 0 {
 		t.Errorf("%d events are sent that the ledger has", len(got))
 	}
+	s.sync()
 	s.trim()
 	if len(s.logs) != 1 || s.Stats().Depth != 0 {
 		t.Errorf("%d logs, %+v", len(s.logs), s.Stats())

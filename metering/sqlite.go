@@ -12,66 +12,34 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/catraca/catraca/internal/money"
 )
 
 // SQLite is the ledger, the registry and the rates in a file, for one process.
 type SQLite struct {
 	write, read *sql.DB
+	steps       []SQLiteStep
 	insert      string // SQL
 	rollup      string
 }
 
 var _ Ledger = (*SQLite)(nil)
 
+// SQLiteStep is as PostgresStep.
+type SQLiteStep func(ctx context.Context, tx *sql.Tx, fresh []Event) error
+
 // NewSQLite uses a handle that writes, of one connection and with _txlock=immediate, and one that reads; they may be the
-// same. The database has been migrated. The handles stay their owner's to close.
-func NewSQLite(write, read *sql.DB) *SQLite {
-	marks := strings.TrimSuffix(strings.Repeat("?, ", len(logColumns)), ", ")
-	names := make([]string, 0, len(rollupSums))
-	added := make([]string, 0, len(rollupSums))
-	for _, s := range rollupSums {
-		names = append(names, s.name)
-		added = append(added, s.name+" = u."+s.name+" + excluded."+s.name)
-	}
-	return &SQLite{
-		write: write, read: read,
-		insert: "INSERT INTO gateway_usage_logs (" + columnNames() + ") VALUES (" + marks + ") ON CONFLICT DO NOTHING",
-		rollup: `INSERT INTO usage_rollups AS u (client_id, hour, model_registry_id, model_name, provider, route, endpoint, ` +
-			strings.Join(names, ", ") + `, cost_usd, cost_usd_pico, cost_brl, cost_brl_pico)
-VALUES (?, ?, ?, ?, ?, ?, ?, ` + strings.Repeat("?, ", len(names)) + `?, ?, ?, ?) ON CONFLICT DO UPDATE SET ` + strings.Join(added, ", ") + `,
-	cost_usd = u.cost_usd + excluded.cost_usd + (u.cost_usd_pico + excluded.cost_usd_pico) / 1000000000000,
-	cost_usd_pico = (u.cost_usd_pico + excluded.cost_usd_pico) % 1000000000000,
-	cost_brl = u.cost_brl + excluded.cost_brl + (u.cost_brl_pico + excluded.cost_brl_pico) / 1000000000000,
-	cost_brl_pico = (u.cost_brl_pico + excluded.cost_brl_pico) % 1000000000000`,
-	}
+// same. The database has been migrated. The handles stay their owner's to close. The steps are taken in the transaction
+// of Record and of Correct.
+func NewSQLite(write, read *sql.DB, steps ...SQLiteStep) *SQLite {
+	return &SQLite{write: write, read: read, steps: steps, insert: sqliteInsertSQL(logColumns), rollup: sqliteRollupSQL()}
 }
 
-// rollupKey is what usage_rollups is keyed by.
-type rollupKey struct {
-	client                          uuid.UUID
-	hour                            int64 // microseconds
-	model                           uuid.UUID
-	name, provider, route, endpoint string
+func sqliteInsertSQL(columns []logColumn) string {
+	return "INSERT INTO gateway_usage_logs (" + columnNames(columns) + ") VALUES (" + sqliteMarks(len(columns)) + ") ON CONFLICT DO NOTHING"
 }
 
-// rollupRow is what one batch adds to one row of usage_rollups.
-type rollupRow struct {
-	counts   Totals
-	usd, brl splitMoney
-}
-
-// splitMoney is an amount as whole units and a rest below one, each far from overflow whatever is added up.
-type splitMoney struct{ whole, pico int64 }
-
-func (s *splitMoney) add(n nullInt64) {
-	if n.Valid {
-		s.pico += n.V % int64(money.Unit)
-		s.whole += n.V/int64(money.Unit) + s.pico/int64(money.Unit)
-		s.pico %= int64(money.Unit)
-	}
-}
+// sqliteMarks is n places of arguments.
+func sqliteMarks(n int) string { return strings.TrimSuffix(strings.Repeat("?, ", n), ", ") }
 
 // Record writes a batch: log, roll-ups and watermark in one transaction. See Ledger.
 func (s *SQLite) Record(ctx context.Context, batch []Event) error {
@@ -84,14 +52,34 @@ func (s *SQLite) Record(ctx context.Context, batch []Event) error {
 		if err != nil {
 			return err
 		}
-		sums, err := s.insertRows(ctx, tx, fresh)
-		if err != nil {
+		if fresh, err = insertSQLite(ctx, tx, s.insert, logColumns, fresh); err != nil {
 			return err
 		}
-		return s.addToRollups(ctx, tx, sums)
+		return s.settle(ctx, tx, fresh)
 	})
 	if err != nil {
 		return fmt.Errorf("record %d events: %w", len(rows), sqlitePermanent(err))
+	}
+	return nil
+}
+
+// settle changes all that follows from fresh rows.
+func (s *SQLite) settle(ctx context.Context, tx *sql.Tx, fresh []*logRow) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	c := fold(fresh)
+	if err := s.change(ctx, tx, &c); err != nil {
+		return err
+	}
+	if len(s.steps) == 0 {
+		return nil
+	}
+	events := freshEvents(fresh)
+	for _, step := range s.steps {
+		if err := step(ctx, tx, events); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -166,65 +154,34 @@ ON CONFLICT DO UPDATE SET received = excluded.received, last_seen = CAST(unixepo
 	return err
 }
 
-func (s *SQLite) insertRows(ctx context.Context, tx *sql.Tx, rows []*logRow) (map[rollupKey]*rollupRow, error) {
-	sums := map[rollupKey]*rollupRow{}
+// insertSQLite writes rows into the log and gives those that it did not have.
+func insertSQLite(ctx context.Context, tx *sql.Tx, query string, columns []logColumn, rows []*logRow) (fresh []*logRow, err error) {
 	if len(rows) == 0 {
-		return sums, nil
+		return nil, nil
 	}
-	stmt, err := tx.PrepareContext(ctx, s.insert)
+	stmt, err := tx.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	defer stmt.Close()
-	args := make([]any, len(logColumns))
+	args := make([]any, len(columns))
 	for _, r := range rows {
-		for i, c := range logColumns {
+		for i, c := range columns {
 			args[i] = sqliteValue(c, r)
 		}
 		res, err := stmt.ExecContext(ctx, args...)
 		if err != nil {
 			return nil, err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			if err != nil {
-				return nil, err
-			}
-			continue
+		n, err := res.RowsAffected()
+		if err != nil {
+			return nil, err
 		}
-		key := rollupKey{r.ClientID, r.AdmittedAt.Truncate(time.Hour).UnixMicro(), r.ModelID, r.model, r.Provider, r.Route, r.Endpoint}
-		if sums[key] == nil {
-			sums[key] = &rollupRow{}
-		}
-		counts := r.count()
-		if !sums[key].counts.add(&counts) {
-			return nil, fmt.Errorf("%w: the counts of a batch do not fit 64 bits", ErrUnrecordable)
-		}
-		sums[key].usd.add(r.usd)
-		sums[key].brl.add(r.brl)
-	}
-	return sums, nil
-}
-
-func (s *SQLite) addToRollups(ctx context.Context, tx *sql.Tx, sums map[rollupKey]*rollupRow) error {
-	if len(sums) == 0 {
-		return nil
-	}
-	stmt, err := tx.PrepareContext(ctx, s.rollup)
-	if err != nil {
-		return err
-	}
-	defer stmt.Close()
-	for k, row := range sums {
-		args := []any{k.client.String(), k.hour, k.model.String(), k.name, k.provider, k.route, k.endpoint}
-		for _, n := range row.counts.counters() {
-			args = append(args, *n)
-		}
-		args = append(args, row.usd.whole, row.usd.pico, row.brl.whole, row.brl.pico)
-		if _, err := stmt.ExecContext(ctx, args...); err != nil {
-			return err
+		if n > 0 {
+			fresh = append(fresh, r)
 		}
 	}
-	return nil
+	return fresh, nil
 }
 
 // sqliteValue is a column of a row as SQLite keeps it.

@@ -72,8 +72,10 @@ func (s *SQLite) Usage(ctx context.Context, q UsageQuery) (UsageReport, error) {
 		return UsageReport{}, err
 	}
 	var report UsageReport
-	if report.Groups, report.Total, err = s.sums(ctx, plan, false); err != nil {
-		return UsageReport{}, err
+	if !plan.rowsOnly {
+		if report.Groups, report.Total, err = s.sums(ctx, plan, false); err != nil {
+			return UsageReport{}, err
+		}
 	}
 	rows, err := s.logRows(ctx, plan)
 	if err != nil {
@@ -95,8 +97,8 @@ func (s *SQLite) UsageFromLog(ctx context.Context, q UsageQuery) (groups []Usage
 // Money is added up in three parts, whole units, millionths and millionths of those, because SQLite's sum() has 64 bits
 // and fails past them. Three sums of parts below a million hold for 9e12 rows.
 const (
-	sqliteRollupMoney = `sum(u.cost_usd), sum(u.cost_usd_pico / 1000000), sum(u.cost_usd_pico % 1000000),
-	sum(u.cost_brl), sum(u.cost_brl_pico / 1000000), sum(u.cost_brl_pico % 1000000)`
+	sqliteRollupMoney = `u.cost_usd AS usd1, u.cost_usd_pico / 1000000 AS usd2, u.cost_usd_pico % 1000000 AS usd3,
+	u.cost_brl AS brl1, u.cost_brl_pico / 1000000 AS brl2, u.cost_brl_pico % 1000000 AS brl3`
 	sqliteLogMoney = `coalesce(sum(cost_usd / 1000000000000), 0) AS usd1, coalesce(sum(cost_usd / 1000000 % 1000000), 0) AS usd2,
 	coalesce(sum(cost_usd % 1000000), 0) AS usd3, coalesce(sum(cost_brl / 1000000000000), 0) AS brl1,
 	coalesce(sum(cost_brl / 1000000 % 1000000), 0) AS brl2, coalesce(sum(cost_brl % 1000000), 0) AS brl3`
@@ -118,45 +120,48 @@ func (s *SQLite) sums(ctx context.Context, plan *usagePlan, fromLog bool) ([]Usa
 	if !to.IsZero() {
 		where.and(column+" < ?", to.UnixMicro())
 	}
-	source := "usage_rollups u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id" + where.String()
-	money := sqliteRollupMoney
+	source := "(SELECT *, " + sqliteRollupMoney + " FROM usage_rollups u" + where.String() + ") u"
 	if fromLog {
-		source = "(SELECT client_id, created_at - created_at % 3600000000 AS hour, model_registry_id, model_name, provider, route, endpoint"
-		for _, s := range rollupSums {
-			source += ", " + s.of + " AS " + s.name
-		}
-		source += ", " + sqliteLogMoney + " FROM gateway_usage_logs" + where.String() +
-			" GROUP BY 1, 2, 3, 4, 5, 6, 7) u LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"
-		money = "sum(usd1), sum(usd2), sum(usd3), sum(brl1), sum(brl2), sum(brl3)"
+		source = plan.fromLog("client_id, created_at - created_at % 3600000000 AS hour, model_registry_id, model_name, provider, route, endpoint",
+			sqliteLogMoney, where.String())
 	}
-	query := "SELECT " + plan.dimensions("0", "'"+uuid.Nil.String()+"'")
-	for _, s := range rollupSums {
-		query += ", sum(u." + s.name + ")"
+	money := ", sum(usd1), sum(usd2), sum(usd3), sum(brl1), sum(brl2), sum(brl3)"
+	if plan.Quantiles {
+		money = ", usd1, usd2, usd3, brl1, brl2, brl3"
 	}
-	query += ", " + money + " FROM " + source + " GROUP BY 1, 2, 3, 4, 5, 6 LIMIT " + strconv.Itoa(maxGroups+1)
-	rows, err := s.read.QueryContext(ctx, query, where.args...)
+	rows, err := s.read.QueryContext(ctx, "SELECT "+plan.dimensions("0", "'"+uuid.Nil.String()+"'")+plan.sums()+money+plan.histogramColumns(fromLog)+
+		" FROM "+source+" LEFT JOIN ai_models_registry r ON r.id = u.model_registry_id"+plan.groupBy(), where.args...)
 	if err != nil {
 		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
 	}
 	defer rows.Close()
-	var read []UsageGroup
+	sums := usageSums{plan: plan}
 	for rows.Next() {
 		var g UsageGroup
+		var h histogramScan
 		var usd, brl [3]int64
 		dest := []any{sqliteInstant{&g.Start}, &g.ClientID, &g.Model, &g.Provider, &g.Route, &g.Endpoint}
 		for _, n := range g.counters() {
 			dest = append(dest, n)
 		}
-		if err := rows.Scan(append(dest, &usd[0], &usd[1], &usd[2], &brl[0], &brl[1], &brl[2])...); err != nil {
+		dest = append(dest, &usd[0], &usd[1], &usd[2], &brl[0], &brl[1], &brl[2])
+		err := rows.Scan(append(dest, h.dest(plan, fromLog)...)...)
+		g.USD, g.BRL = joinMoney(usd), joinMoney(brl)
+		if err == nil {
+			err = h.addTo(&g, plan, fromLog)
+		}
+		if err == nil {
+			err = sums.add(g)
+		}
+		if err != nil {
 			return nil, Totals{}, fmt.Errorf("read usage: %w", err)
 		}
-		g.USD, g.BRL = joinMoney(usd), joinMoney(brl)
-		read = append(read, g)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, Totals{}, fmt.Errorf("read usage: %w", err)
 	}
-	return plan.fold(read)
+	groups, total := sums.result()
+	return groups, total, nil
 }
 
 // joinMoney adds whole units, millionths, and millionths of those.
@@ -181,17 +186,7 @@ func (s *SQLite) logRows(ctx context.Context, plan *usagePlan) ([]logRow, error)
 	if plan.after != nil {
 		where.and("(created_at, incarnation, seq) < (?, ?, ?)", plan.after.at, plan.after.incarnation, plan.after.seq)
 	}
-	columns := make([]string, len(logColumns))
-	for i, c := range logColumns {
-		columns[i] = c.name
-		switch c.kind {
-		case asOptional, asDocument, asIDOrNil:
-			columns[i] = "coalesce(" + c.name + ", '')"
-		case asRate:
-			columns[i] = "coalesce(" + c.name + ", 0)"
-		}
-	}
-	rows, err := s.read.QueryContext(ctx, "SELECT "+strings.Join(columns, ", ")+", recorded_at FROM gateway_usage_logs"+where.String()+
+	rows, err := s.read.QueryContext(ctx, "SELECT "+sqliteReadColumns()+" FROM gateway_usage_logs"+where.String()+
 		" ORDER BY created_at DESC, incarnation DESC, seq DESC LIMIT "+strconv.Itoa(plan.Limit+1), where.args...)
 	if err != nil {
 		return nil, fmt.Errorf("read the usage log: %w", err)
@@ -211,9 +206,24 @@ func (s *SQLite) logRows(ctx context.Context, plan *usagePlan) ([]logRow, error)
 	return all, nil
 }
 
-func scanSQLiteRow(rows *sql.Rows, r *logRow) error {
-	dest := make([]any, 0, len(logColumns)+1)
-	for _, c := range logColumns {
+// sqliteReadColumns is what scanSQLiteRow reads.
+func sqliteReadColumns() string {
+	columns := make([]string, len(allColumns))
+	for i, c := range allColumns {
+		columns[i] = c.name
+		switch c.kind {
+		case asOptional, asDocument, asIDOrNil:
+			columns[i] = "coalesce(" + c.name + ", '')"
+		case asRate:
+			columns[i] = "coalesce(" + c.name + ", 0)"
+		}
+	}
+	return strings.Join(columns, ", ") + ", recorded_at"
+}
+
+func scanSQLiteRow(rows interface{ Scan(...any) error }, r *logRow) error {
+	dest := make([]any, 0, len(allColumns)+1)
+	for _, c := range allColumns {
 		at := c.at(r)
 		if t, ok := at.(*time.Time); ok && c.kind == asDay {
 			at = sqliteDate{t}

@@ -3,13 +3,10 @@ package metering
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Run keeps the spool in order until ctx ends: it syncs, makes segments ahead and mends what failed. It ends with a
@@ -21,19 +18,36 @@ func (s *Spool) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.mend(time.Now())
+			s.mend(s.o.now())
 			s.sync()
 			return nil
 		case <-s.grow:
 			s.growAhead()
-		case now := <-tick.C:
-			s.sync()
-			s.mend(now)
-			s.carryStragglers()
-			s.trim()
+		case <-tick.C:
+			s.tend()
 		}
 	}
 }
+
+// tend is one round of Run.
+func (s *Spool) tend() {
+	now := s.o.now()
+	if !now.Before(s.syncAt) {
+		s.sync()
+	}
+	s.mend(now)
+	s.carryStragglers()
+	s.trim()
+	if now.Sub(s.measuredAt).Abs() >= measureEvery {
+		s.measuredAt = now
+		s.measure()
+	}
+}
+
+const (
+	measureEvery = time.Second // what a volume has free
+	maxSyncWait  = 30 * time.Second
+)
 
 // Shutdown syncs, closes the files and lets go of the directory. A spool whose calls are all in the ledger leaves no
 // segment behind. Nothing else may be called after it.
@@ -51,10 +65,10 @@ func (s *Spool) Shutdown() error {
 		}
 	}
 	for _, g := range s.spares {
-		errs = append(errs, os.Remove(g.path))
+		errs = append(errs, g.disk.remove(g.path))
 	}
 	if g := s.current; g != nil && len(s.live.segments) == 1 && g.open == 0 && g.closed == 0 {
-		errs = append(errs, os.Remove(g.path))
+		errs = append(errs, g.disk.remove(g.path))
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }
@@ -73,13 +87,29 @@ func (s *Spool) sync() {
 			todo = append(todo, dirty{g, g.file, end})
 		}
 	}
-	newNames := s.newNames
-	s.newNames = false
+	newNames, written, old := s.newNames, s.writes, s.old
+	s.newNames, s.old = false, nil
 	s.mu.Unlock()
 
+	var failed bool
 	if newNames {
-		if err := syncDir(s.o.Dir); err != nil {
-			s.log.Error("spool directory did not sync", "dir", s.o.Dir, "err", err)
+		if err := s.o.disk.syncNames(s.o.Dir); err != nil {
+			failed = true
+			s.log.Error("spool directory did not sync; a power loss may take whole segments", "dir", s.o.Dir, "err", err)
+			s.mu.Lock()
+			s.newNames = true
+			s.stats.SyncErrors++
+			s.mu.Unlock()
+		}
+	}
+	for _, g := range old { // a process that is killed leaves what it wrote last to the kernel
+		if err := g.disk.sync(g.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = true
+			s.mu.Lock()
+			g.suspect = true
+			s.stats.SyncErrors++
+			s.mu.Unlock()
+			s.log.Error("spool segment of an earlier process did not sync", "file", filepath.Base(g.path), "err", err)
 		}
 	}
 	for _, d := range todo {
@@ -95,9 +125,30 @@ func (s *Spool) sync() {
 		}
 		s.mu.Unlock()
 		if err != nil {
+			failed = true
 			s.carry(d.g, true)
 		}
 	}
+	s.synced(written, failed)
+}
+
+// synced notes how far the log is durable. A segment that did not sync, and whose calls could not be written again for
+// want of room, holds that up. A disk whose syncs fail is left alone for longer each time, for each costs a segment.
+func (s *Spool) synced(written uint64, failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if failed {
+		s.syncWait = min(max(2*s.syncWait, time.Second), maxSyncWait)
+		s.syncAt = s.o.now().Add(s.syncWait)
+		return
+	}
+	s.syncWait, s.syncAt = 0, time.Time{}
+	for _, l := range s.logs {
+		if slices.ContainsFunc(l.segments, func(g *segment) bool { return g.suspect && g.open+g.closed > 0 }) {
+			return
+		}
+	}
+	s.durable = written
 }
 
 // seal takes a segment whose sync failed out of use. The kernel may have marked its pages clean without writing them,
@@ -112,15 +163,24 @@ func (s *Spool) seal(g *segment, err error) {
 }
 
 // carryStragglers frees the head of the log where all that holds it are calls that have not ended. Without it one
-// call of an hour would keep an hour of segments.
+// call of an hour would keep an hour of segments. And it tries again what could not be carried when a sync failed.
 func (s *Spool) carryStragglers() {
+	var suspects []*segment
 	s.mu.Lock()
 	var head *segment
 	if l := s.live.segments; len(l) > 2 {
 		head = l[0]
 	}
 	ripe := head != nil && head.sealed && head.closed == 0 && head.open > 0
+	for _, g := range s.live.segments {
+		if g.suspect && g.open+g.closed > 0 {
+			suspects = append(suspects, g)
+		}
+	}
 	s.mu.Unlock()
+	for _, g := range suspects {
+		s.carry(g, true)
+	}
 	if ripe {
 		s.carry(head, false)
 	}
@@ -187,6 +247,7 @@ func (s *Spool) carryRecord(g *segment, r record) error {
 		return err
 	}
 	was := s.live.calls.get(r.seq).state()
+	g.heirs = s.writes
 	if was == ongoing {
 		g.open--
 		s.current.open++
@@ -232,12 +293,13 @@ func (s *Spool) mend(now time.Time) {
 // growAhead makes a spare segment while no caller waits.
 func (s *Spool) growAhead() {
 	s.mu.Lock()
-	g, err := s.reserveSpare()
-	s.mu.Unlock()
-	if err != nil {
+	if !s.mayGrow() {
+		s.mu.Unlock()
 		return // there is room for what was admitted, and who wants more will be told
 	}
-	err = s.createSpare(g)
+	g := s.nameSegment()
+	s.mu.Unlock()
+	err := s.createSegment(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.keepSpare(g, err); err != nil {
@@ -245,13 +307,14 @@ func (s *Spool) growAhead() {
 	}
 }
 
-// trim deletes the segments that nothing needs any more, from the head of each log. Like sync it is for Run alone: one
-// closes files that the other may be syncing.
+// trim deletes the segments that nothing needs any more, from the head of each log: each of their calls is in the
+// ledger, or has a later record that a power loss cannot take. Like sync it is for Run alone: one closes files that the
+// other may be syncing.
 func (s *Spool) trim() {
 	var gone []*segment
 	s.mu.Lock()
 	s.logs = slices.DeleteFunc(s.logs, func(l *callLog) bool {
-		for len(l.segments) > 0 && l.segments[0].sealed && l.segments[0].open == 0 && l.segments[0].closed == 0 {
+		for len(l.segments) > 0 && (l == s.live && l.segments[0].idle(s.durable) || l != s.live && l.headSettled()) {
 			g := l.segments[0]
 			l.segments = l.segments[1:]
 			delete(s.segments, g.id)
@@ -261,15 +324,18 @@ func (s *Spool) trim() {
 		return len(l.segments) == 0 && l != s.live
 	})
 	s.mu.Unlock()
+	if len(gone) > 0 {
+		s.read.forget(gone)
+	}
 	for _, g := range gone {
 		if g.file != nil {
 			_ = g.file.Close() // nothing in it is wanted
 		}
 		var err error
 		if g.damaged { // its calls are accounted for, but someone may want to see what became of it
-			err = os.Rename(g.path, g.path+".damaged")
+			err = g.disk.rename(g.path, g.path+".damaged")
 		} else {
-			err = os.Remove(g.path)
+			err = g.disk.remove(g.path)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			s.log.Error("spool segment could not be deleted", "file", filepath.Base(g.path), "err", err)
@@ -277,37 +343,23 @@ func (s *Spool) trim() {
 	}
 }
 
-// lockDir makes the directory if need be and takes it for this process.
-func lockDir(dir string) (*os.File, error) {
-	err := os.MkdirAll(dir, 0o700)
-	var f *os.File
-	if err == nil {
-		f, err = os.OpenFile(filepath.Join(dir, "LOCK"), os.O_RDWR|os.O_CREATE, 0o600)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("spool directory %s cannot be written by user %d: make that user its owner, or choose another: %w",
-			dir, os.Geteuid(), err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		who := make([]byte, 32)
-		n, _ := f.Read(who)
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("spool directory %s belongs to process %.32q already: give each process its own", dir, who[:n])
-		}
-		return nil, fmt.Errorf("spool directory %s cannot be locked: %w", dir, err)
-	}
-	pid := fmt.Appendf(nil, "%d", os.Getpid())
-	if _, err = f.WriteAt(pid, 0); err == nil {
-		err = f.Truncate(int64(len(pid)))
-	}
-	if err != nil && !isNoSpace(err) { // the number is a courtesy
-		return nil, errors.Join(fmt.Errorf("spool directory %s: %w", dir, err), f.Close())
-	}
-	return f, nil
+// idle tells whether nothing needs the segment any more, with so many records durable.
+func (g *segment) idle(durable uint64) bool {
+	return g.sealed && g.open == 0 && g.closed == 0 && g.heirs <= durable
 }
 
-// isNoSpace tells a disk or a quota that is full from one that fails.
-func isNoSpace(err error) bool {
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG)
+// headSettled tells whether the ledger has every call with a record in the first segment of an earlier process's log,
+// also those whose latest record is in another. That one may have failed to sync, and only that process knew.
+func (l *callLog) headSettled() bool {
+	last := 0
+	for i, g := range l.segments {
+		if i > last {
+			break
+		}
+		if !g.sealed || g.open+g.closed > 0 {
+			return false
+		}
+		last = max(last, slices.Index(l.segments, g.heir))
+	}
+	return true
 }

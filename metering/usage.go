@@ -10,14 +10,15 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/shopspring/decimal"
 )
 
-// UsageRow is one call as the log has it.
+// UsageRow is one call as the log has it, or a correction of one: what it truly used and cost minus what was estimated,
+// so that the two rows add up to the truth.
 type UsageRow struct {
 	ID uuid.UUID
 	Event
 	RecordedAt time.Time
+	Corrects   uuid.UUID // ID of the row that this one corrects; zero: it is a call
 }
 
 // Dimension is something sums can be told apart by.
@@ -43,12 +44,16 @@ type UsageQuery struct {
 	GroupBy  []Dimension    // empty: one sum
 	Zone     *time.Location // whose days and months; nil: UTC
 	Limit    int            // rows; 0: 50, negative: none, at most 1000
-	Cursor   string         // Next of the page before
+	Cursor   string         // Next of the page before; sums are only for the first page
+	RowsOnly bool           // no sums, on the first page either
+
+	Quantiles bool // histograms, too: every roll-up has to be read for them, not only summed
 }
 
 // UsageReport is the answer: sums from the roll-ups, rows from the log.
 //
-// Roll-ups are by the hour, so the sums cover every hour that From … To touches, as a whole. The rows are exact.
+// Roll-ups are by the hour, so the sums cover every hour that From … To touches, as a whole. The rows are exact. Where
+// only rows were asked for, by RowsOnly or a Cursor, there are no sums.
 type UsageReport struct {
 	Total  Totals
 	Groups []UsageGroup // ordered by time, then by the dimensions as asked
@@ -65,139 +70,6 @@ type UsageGroup struct {
 	Route    string
 	Endpoint string
 	Totals
-}
-
-// Totals are sums over calls. Money is exact.
-type Totals struct {
-	Calls       int64
-	Errors      int64 // ended as neither OK nor ClientGone
-	ClientGone  int64
-	Streamed    int64
-	Estimated   int64 // counts worked out by us
-	UnknownCost int64 // calls that are missing from USD and BRL
-	WasCached   int64
-	WasFallback int64
-
-	Input       int64
-	Output      int64
-	Total       int64
-	Cached      int64
-	CacheWrite  int64
-	Reasoning   int64
-	AudioInput  int64
-	AudioOutput int64
-	AudioMs     int64
-	Images      int64
-	Characters  int64
-
-	LatencyMs  int64
-	Answered   int64 // calls with a first byte
-	TTFTMs     int64
-	OverheadUs int64
-
-	USD decimal.Decimal
-	BRL decimal.Decimal
-}
-
-// rollupSum is a column of usage_rollups and what it is the sum of, in SQL that both stores understand.
-type rollupSum struct{ name, of string }
-
-// rollupSums are the roll-ups' columns but for money, in the order of Totals.counters.
-var rollupSums = []rollupSum{
-	{"calls", "count(*)"},
-	{"errors", "count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone'))"},
-	{"client_gone", "count(*) FILTER (WHERE outcome = 'client_gone')"},
-	{"streamed", "count(*) FILTER (WHERE streamed)"},
-	{"estimated", "count(*) FILTER (WHERE usage_source = 'estimated')"},
-	{"unknown_cost", "count(*) FILTER (WHERE cost_usd IS NULL)"},
-	{"was_cached", "count(*) FILTER (WHERE was_cached)"},
-	{"was_fallback", "count(*) FILTER (WHERE was_fallback)"},
-	{"input_tokens", "sum(input_tokens)"},
-	{"output_tokens", "sum(output_tokens)"},
-	{"total_tokens", "sum(total_tokens)"},
-	{"cached_tokens", "sum(cached_tokens)"},
-	{"cache_write_tokens", "sum(cache_write_tokens)"},
-	{"reasoning_tokens", "sum(reasoning_tokens)"},
-	{"audio_input_tokens", "sum(audio_input_tokens)"},
-	{"audio_output_tokens", "sum(audio_output_tokens)"},
-	{"audio_ms", "sum(audio_ms)"},
-	{"images", "sum(images)"},
-	{"characters", "sum(characters)"},
-	{"latency_ms", "sum(latency_ms)"},
-	{"answered", "count(*) FILTER (WHERE ttft_ms > 0)"},
-	{"ttft_ms", "sum(ttft_ms)"},
-	{"overhead_us", "sum(overhead_us)"},
-}
-
-func (t *Totals) counters() []*int64 {
-	return []*int64{
-		&t.Calls, &t.Errors, &t.ClientGone, &t.Streamed, &t.Estimated, &t.UnknownCost, &t.WasCached, &t.WasFallback,
-		&t.Input, &t.Output, &t.Total, &t.Cached, &t.CacheWrite, &t.Reasoning, &t.AudioInput, &t.AudioOutput,
-		&t.AudioMs, &t.Images, &t.Characters, &t.LatencyMs, &t.Answered, &t.TTFTMs, &t.OverheadUs,
-	}
-}
-
-// count is what one row adds to the sums, but for money: rollupSums, in Go.
-func (r *logRow) count() Totals {
-	one := func(is bool) int64 {
-		if is {
-			return 1
-		}
-		return 0
-	}
-	return Totals{
-		Calls: 1, Errors: one(r.Outcome != OK && r.Outcome != ClientGone), ClientGone: one(r.Outcome == ClientGone),
-		Streamed: one(r.Streamed), Estimated: one(r.Usage.Source == Estimated), UnknownCost: one(!r.Known),
-		WasCached: one(r.WasCached), WasFallback: one(r.WasFallback),
-		Input: r.Input, Output: r.Output, Total: r.Total, Cached: r.Cached, CacheWrite: r.CacheWrite,
-		Reasoning: r.Reasoning, AudioInput: r.AudioInput, AudioOutput: r.AudioOutput, AudioMs: r.AudioMs,
-		Images: r.Images, Characters: r.Characters, LatencyMs: r.LatencyMs, Answered: one(r.TTFTMs > 0),
-		TTFTMs: r.TTFTMs, OverheadUs: r.OverheadUs,
-	}
-}
-
-// add sums up. ok is false when a sum would not fit, and t is then no sum any more.
-func (t *Totals) add(o *Totals) (ok bool) {
-	ok = true
-	from := o.counters()
-	for i, n := range t.counters() {
-		was := *n
-		*n += *from[i]
-		ok = ok && (*n >= was) == (*from[i] >= 0)
-	}
-	t.USD, t.BRL = t.USD.Add(o.USD), t.BRL.Add(o.BRL)
-	return ok
-}
-
-// Percent is part of whole in percent with two places, half away from zero; 0 of nothing is 0.
-func Percent(part, whole decimal.Decimal) decimal.Decimal {
-	if whole.IsZero() {
-		return decimal.Zero
-	}
-	return part.Shift(2).DivRound(whole, 2)
-}
-
-// ErrorPercent is the share of calls that failed.
-func (t *Totals) ErrorPercent() decimal.Decimal {
-	return Percent(decimal.NewFromInt(t.Errors), decimal.NewFromInt(t.Calls))
-}
-
-// CachedPercent is the share of prompt tokens that providers read from their caches.
-func (t *Totals) CachedPercent() decimal.Decimal {
-	return Percent(decimal.NewFromInt(t.Cached), decimal.NewFromInt(t.Input))
-}
-
-// MeanLatencyMs is the mean time to the last byte.
-func (t *Totals) MeanLatencyMs() int64 { return meanOf(t.LatencyMs, t.Calls) }
-
-// MeanTTFTMs is the mean time to the first byte, of calls that had one.
-func (t *Totals) MeanTTFTMs() int64 { return meanOf(t.TTFTMs, t.Answered) }
-
-func meanOf(total, n int64) int64 {
-	if n == 0 {
-		return 0
-	}
-	return (total + n/2) / n
 }
 
 // usagePlace is where a page of rows begins: after this row.
@@ -231,16 +103,17 @@ func parseUsagePlace(s string) (usagePlace, error) {
 // usagePlan is a checked UsageQuery.
 type usagePlan struct {
 	UsageQuery
-	after *usagePlace
+	after    *usagePlace
+	rowsOnly bool
 }
 
-// maxGroups bounds what is read for one answer. A year by the hour for one client is 8784.
+// maxGroups bounds what one answer has. A year by the hour for one client is 8784.
 const maxGroups = 200_000
 
 var errTooManyGroups = errors.New("usage: too many groups; ask for a shorter time or fewer dimensions")
 
 func (q UsageQuery) plan() (*usagePlan, error) {
-	p := &usagePlan{UsageQuery: q}
+	p := &usagePlan{UsageQuery: q, rowsOnly: q.RowsOnly || q.Cursor != ""}
 	switch {
 	case q.Limit == 0:
 		p.Limit = 50
@@ -293,6 +166,94 @@ func (p *usagePlan) dimensions(noHour, noClient string) string {
 	return strings.Join(all, ", ")
 }
 
+// sums selects the counters of u: added up by the store, or each row as it is where the histograms beside them can only
+// be merged here.
+func (p *usagePlan) sums() string {
+	var b strings.Builder
+	for _, s := range rollupSums {
+		if p.Quantiles {
+			b.WriteString(", u." + s.name)
+		} else {
+			b.WriteString(", CAST(sum(u." + s.name + ") AS bigint)")
+		}
+	}
+	return b.String()
+}
+
+// groupBy ends a query for sums.
+func (p *usagePlan) groupBy() string {
+	if p.Quantiles {
+		return ""
+	}
+	return fmt.Sprintf(" GROUP BY 1, 2, 3, 4, 5, 6 LIMIT %d", maxGroups+1)
+}
+
+// fromLog is usage_rollups (u), made of the log: columns of its key, which the stores write in different ways, and sums.
+func (p *usagePlan) fromLog(key, money, where string) string {
+	var b strings.Builder
+	b.WriteString("(SELECT " + key)
+	for _, s := range rollupSums {
+		b.WriteString(", " + s.of + " AS " + s.name)
+	}
+	b.WriteString(", " + money)
+	by := " GROUP BY 1, 2, 3, 4, 5, 6, 7"
+	if p.Quantiles { // calls that took the same time can stay together
+		b.WriteString(", latency_ms AS took_ms, ttft_ms AS answered_ms")
+		by += ", latency_ms, ttft_ms"
+	}
+	return b.String() + " FROM gateway_usage_logs" + where + by + ") u"
+}
+
+// histogramColumns are what is read of u for the histograms.
+func (p *usagePlan) histogramColumns(fromLog bool) string {
+	switch {
+	case !p.Quantiles:
+		return ""
+	case fromLog:
+		return ", u.took_ms, u.answered_ms"
+	default:
+		return ", u.latency_histogram, u.ttft_histogram"
+	}
+}
+
+// histogramScan reads histogramColumns.
+type histogramScan struct {
+	latency, ttft    []byte
+	tookMs, answered int64
+}
+
+func (h *histogramScan) dest(p *usagePlan, fromLog bool) []any {
+	switch {
+	case !p.Quantiles:
+		return nil
+	case fromLog:
+		return []any{&h.tookMs, &h.answered}
+	default:
+		return []any{&h.latency, &h.ttft}
+	}
+}
+
+// addTo gives a group its histograms.
+func (h *histogramScan) addTo(g *UsageGroup, p *usagePlan, fromLog bool) (err error) {
+	switch {
+	case !p.Quantiles:
+		return nil
+	case fromLog: // corrections count no calls
+		g.Latency.AddTimes(h.tookMs, uint64(g.Calls))
+		if h.answered > 0 {
+			g.TTFT.AddTimes(h.answered, uint64(g.Calls))
+		}
+		return nil
+	}
+	if g.Latency, err = DecodeHistogram(h.latency); err != nil {
+		return fmt.Errorf("usage_rollups.latency_histogram: %w", err)
+	}
+	if g.TTFT, err = DecodeHistogram(h.ttft); err != nil {
+		return fmt.Errorf("usage_rollups.ttft_histogram: %w", err)
+	}
+	return nil
+}
+
 // hourRange is the time asked for, widened to whole hours; zero where it has no bound.
 func (p *usagePlan) hourRange() (from, to time.Time) {
 	if !p.From.IsZero() {
@@ -331,59 +292,64 @@ func (p *usagePlan) start(hour time.Time) time.Time {
 	return time.Time{}
 }
 
-// fold makes the report's groups and total of what the store read, hour by hour.
-func (p *usagePlan) fold(read []UsageGroup) (groups []UsageGroup, total Totals, err error) {
-	type key struct {
-		start  int64
-		client uuid.UUID
-		texts  [4]string
+// usageSums makes a report's groups and total of what a store reads, hour by hour.
+type usageSums struct {
+	plan   *usagePlan
+	at     map[usageGroupKey]int
+	groups []UsageGroup
+	total  Totals
+	read   int
+}
+
+type usageGroupKey struct {
+	start  int64
+	client uuid.UUID
+	texts  [4]string
+}
+
+// add takes a sum that a store has read. Its time is the beginning of its hour.
+func (s *usageSums) add(g UsageGroup) error {
+	if s.read++; s.read > maxGroups && !s.plan.Quantiles { // the store stopped there
+		return errTooManyGroups
 	}
-	if len(read) > maxGroups {
-		return nil, Totals{}, errTooManyGroups
+	if !s.total.add(&g.Totals) {
+		return errors.New("usage: a sum of counts does not fit 64 bits; ask for a shorter time")
 	}
-	at := make(map[key]int, len(read))
-	for _, g := range read {
-		if !total.add(&g.Totals) {
-			return nil, Totals{}, errors.New("usage: a sum of counts does not fit 64 bits; ask for a shorter time")
-		}
-		if len(p.GroupBy) == 0 {
-			continue
-		}
-		if p.byTime() {
-			g.Start = p.start(g.Start)
-		} else {
-			g.Start = time.Time{}
-		}
-		k := key{g.Start.UnixMicro(), g.ClientID, [4]string{g.Model, g.Provider, g.Route, g.Endpoint}}
-		if i, ok := at[k]; ok {
-			groups[i].Totals.add(&g.Totals) // fits, because the total does
-			continue
-		}
-		at[k] = len(groups)
-		groups = append(groups, g)
+	if len(s.plan.GroupBy) == 0 {
+		return nil
 	}
-	slices.SortStableFunc(groups, func(a, b UsageGroup) int {
+	if s.plan.byTime() {
+		g.Start = s.plan.start(g.Start)
+	} else {
+		g.Start = time.Time{}
+	}
+	k := usageGroupKey{g.Start.UnixMicro(), g.ClientID, [4]string{g.Model, g.Provider, g.Route, g.Endpoint}}
+	if i, ok := s.at[k]; ok {
+		s.groups[i].Totals.add(&g.Totals) // fits, because the total does
+		return nil
+	}
+	if len(s.groups) == maxGroups {
+		return errTooManyGroups
+	}
+	if s.at == nil {
+		s.at = map[usageGroupKey]int{}
+	}
+	s.at[k] = len(s.groups)
+	s.groups = append(s.groups, g)
+	return nil
+}
+
+// result is what was added, in the order of reports.
+func (s *usageSums) result() (groups []UsageGroup, total Totals) {
+	slices.SortStableFunc(s.groups, func(a, b UsageGroup) int {
 		if c := a.Start.Compare(b.Start); c != 0 {
 			return c
 		}
 		return strings.Compare(a.sortKey(), b.sortKey())
 	})
-	return groups, total, nil
+	return s.groups, s.total
 }
 
 func (g *UsageGroup) sortKey() string {
 	return g.ClientID.String() + "\x00" + g.Model + "\x00" + g.Provider + "\x00" + g.Route + "\x00" + g.Endpoint
-}
-
-// textDecimal reads a decimal number that a store gives as text.
-type textDecimal struct{ d *decimal.Decimal }
-
-// Scan implements sql.Scanner.
-func (t textDecimal) Scan(src any) (err error) {
-	s, ok := src.(string)
-	if !ok {
-		return fmt.Errorf("a %T is no decimal number", src)
-	}
-	*t.d, err = decimal.NewFromString(s)
-	return err
 }

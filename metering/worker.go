@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/bits"
 	"slices"
 	"sync"
@@ -61,6 +62,10 @@ type Worker struct {
 	success  atomic.Int64 // when the ledger last took something, in ns; any shard's
 
 	recorded, deadLetters, failures atomic.Int64
+
+	// What a simulation replaces.
+	now   func() time.Time
+	sleep func(ctx context.Context, d time.Duration)
 }
 
 // WorkerStats counts what a worker did since it began.
@@ -75,7 +80,7 @@ func NewWorker(ledger Ledger, c Consumer, lock ShardLock, log *slog.Logger) *Wor
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Worker{ledger: ledger, consumer: c, lock: lock, log: log}
+	return &Worker{ledger: ledger, consumer: c, lock: lock, log: log, now: time.Now, sleep: sleep}
 }
 
 // Stats tells what the worker did.
@@ -96,20 +101,20 @@ func (w *Worker) Run(ctx context.Context) error {
 func (w *Worker) runShard(ctx context.Context, shard int) {
 	var pause time.Duration
 	for ctx.Err() == nil {
-		began := time.Now()
+		began := w.now()
 		err := w.holdShard(ctx, shard)
 		if ctx.Err() != nil || err == nil {
 			return
 		}
 		w.failures.Add(1)
-		if time.Since(began) > maxLedgerPause {
+		if w.now().Sub(began) > maxLedgerPause {
 			pause = 0 // it worked for a while
 		}
 		if pause == 0 {
 			w.log.Warn("usage worker lost its shard; trying again", "shard", shard, "err", err)
 		}
 		pause = nextPause(pause)
-		sleep(ctx, pause)
+		w.sleep(ctx, pause)
 	}
 }
 
@@ -139,18 +144,27 @@ func (w *Worker) holdShard(ctx context.Context, shard int) error {
 	if err := w.consumer.Claim(ctx, shard); err != nil {
 		return fmt.Errorf("claim shard %d: %w", shard, err)
 	}
-	c := consumption{Worker: w, shard: shard, dirty: make(map[uint64]bool)}
+	c := w.consume(shard)
 	for {
-		ds, err := c.fetch(ctx)
-		// A stop takes effect once what was fetched is recorded and told: it cuts nothing short.
-		work := context.WithoutCancel(ctx)
-		err = errors.Join(err, c.settle(work, ds))
-		last := err != nil || ctx.Err() != nil
-		c.publish(work, last)
-		if last {
+		if last, err := c.round(ctx); last {
 			return err
 		}
 	}
+}
+
+func (w *Worker) consume(shard int) *consumption {
+	return &consumption{Worker: w, shard: shard, dirty: make(map[uint64]bool)}
+}
+
+// round is a batch, from the queue into the ledger.
+func (c *consumption) round(ctx context.Context) (last bool, err error) {
+	ds, err := c.fetch(ctx)
+	// A stop takes effect once what was fetched is recorded and told: it cuts nothing short.
+	work := context.WithoutCancel(ctx)
+	err = errors.Join(err, c.settle(work, ds))
+	last = err != nil || ctx.Err() != nil
+	c.publish(work, last)
+	return last, err
 }
 
 // consumption is one shard while it is ours.
@@ -177,7 +191,7 @@ type attempt struct {
 func (c *consumption) fetch(ctx context.Context) (ds []Delivery, err error) {
 	most := maxBatch - len(c.held)
 	if len(c.held) > 0 {
-		sleep(ctx, c.pause)
+		c.sleep(ctx, c.pause)
 		if most == 0 {
 			return nil, nil
 		}
@@ -191,7 +205,7 @@ func (c *consumption) fetch(ctx context.Context) (ds []Delivery, err error) {
 	if err != nil || len(ds) == 0 || len(ds) == most {
 		return ds, err
 	}
-	sleep(ctx, batchWait)
+	c.sleep(ctx, batchWait)
 	more, err := c.consumer.Next(ctx, c.shard, most-len(ds), 0)
 	return append(ds, more...), err
 }
@@ -301,7 +315,7 @@ func (c *consumption) try(ctx context.Context, batch []*attempt) error {
 		if c.failures.Add(1); c.tries == 0 {
 			c.log.Warn("ledger did not take a batch; trying again", "shard", c.shard, "events", len(batch), "err", err)
 		}
-		now := time.Now().UnixNano()
+		now := c.now().UnixNano()
 		for _, a := range batch {
 			if a.since == 0 {
 				a.since = now
@@ -309,7 +323,7 @@ func (c *consumption) try(ctx context.Context, batch []*attempt) error {
 		}
 		return err
 	}
-	c.success.Store(time.Now().UnixNano())
+	c.success.Store(c.now().UnixNano())
 	c.recorded.Add(int64(len(batch)))
 	for _, a := range batch {
 		a.settled = true
@@ -349,13 +363,13 @@ func (c *consumption) bury(ctx context.Context, a *attempt, why error) {
 
 // publish tells the spools what the ledger has, now and then.
 func (c *consumption) publish(ctx context.Context, now bool) {
-	if len(c.dirty) == 0 || !now && time.Since(c.publishedAt) < receivedEvery {
+	if len(c.dirty) == 0 || !now && c.now().Sub(c.publishedAt).Abs() < receivedEvery {
 		return
 	}
-	c.publishedAt = time.Now()
+	c.publishedAt = c.now()
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
-	for incarnation := range c.dirty {
+	for _, incarnation := range slices.Sorted(maps.Keys(c.dirty)) {
 		r, err := c.ledger.Received(ctx, incarnation)
 		if err == nil {
 			err = c.consumer.PublishReceived(ctx, c.shard, incarnation, r)

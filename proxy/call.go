@@ -52,6 +52,8 @@ type call struct {
 	piece   []byte
 	joined  []byte
 	beat    time.Time // of the last PROGRESS record
+	extra   int64     // bytes that were read after the client had gone
+	exact   bool      // they were read to the end
 }
 
 var protocol = []byte("HTTP/1.1")
@@ -91,7 +93,7 @@ func (p *Proxy) release(c *call) {
 	c.req.Reset()
 	c.out = upstream.Request{}
 	c.event = metering.Event{}
-	c.opened, c.settled, c.hide = false, false, false
+	c.opened, c.settled, c.hide, c.exact, c.extra = false, false, false, false, 0
 	if cap(c.joined) > 64<<10 {
 		c.joined = nil
 	}
@@ -293,6 +295,7 @@ func (c *call) forward() (streaming bool, err error) {
 	if c.conn != nil {
 		cancel = &c.conn.cancel
 		cancel.Begin()
+		c.allowReadOn()
 		c.conn.busySince.Store(c.start.UnixNano())
 	} else {
 		cancel.Begin()
@@ -346,5 +349,6 @@ func (c *call) end() {
 	c.x.Finish()
 	if c.conn != nil {
 		c.conn.busySince.Store(0)
+		c.endReadOn()
 	}
 }

@@ -18,6 +18,7 @@ type metrics struct {
 	panics   prometheus.Counter
 	overhead prometheus.Histogram
 	open     prometheus.Gauge
+	readOn   [readResults]prometheus.Counter
 }
 
 type targetMetrics struct {
@@ -34,7 +35,7 @@ func outcomeName(o metering.Outcome) string {
 	return [...]string{"ok", "refused", "client_gone", "truncated", "unreachable", "crashed", "internal_error"}[o]
 }
 
-func newMetrics(reg prometheus.Registerer, targets []*upstream.Target) *metrics {
+func newMetrics(reg prometheus.Registerer, targets []*upstream.Target, w *watch) *metrics {
 	if reg == nil {
 		reg = prometheus.NewRegistry()
 	}
@@ -67,6 +68,7 @@ func newMetrics(reg prometheus.Registerer, targets []*upstream.Target) *metrics 
 		open: prometheus.NewGauge(prometheus.GaugeOpts{Name: "catraca_open_calls", Help: "Calls that are under way upstream."}),
 	}
 	reg.MustRegister(requests, firstByte, tokens, estimated, unpriced, m.refusals, m.panics, m.overhead, m.open)
+	m.registerReadOn(reg, w)
 	for _, t := range targets {
 		tm := &targetMetrics{
 			firstByte: firstByte.WithLabelValues(t.Route, t.Provider),
@@ -85,6 +87,23 @@ func newMetrics(reg prometheus.Registerer, targets []*upstream.Target) *metrics 
 		m.byTarget[t] = tm
 	}
 	return m
+}
+
+func (m *metrics) registerReadOn(reg prometheus.Registerer, w *watch) {
+	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "catraca_read_on_total",
+		Help: "Answers read on after the client had gone, by how that ended: whole, broken by the upstream, or cut at a bound of time or bytes or by a stop.",
+	}, []string{"end"})
+	for i, name := range readResultNames {
+		m.readOn[i] = ended.WithLabelValues(name)
+	}
+	reg.MustRegister(ended,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "catraca_reading_on", Help: "Answers that are being read on although the client has gone.",
+		}, func() float64 { return float64(w.reading.Load()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "catraca_read_on_refused_total", Help: "Answers that were cancelled and not read on, because as many as may be were read on already.",
+		}, func() float64 { return float64(w.crowded.Load()) }))
 }
 
 func (m *metrics) firstByte(t *upstream.Target, d time.Duration) {

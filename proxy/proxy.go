@@ -11,7 +11,8 @@
 //   - What the client sent goes out as it came, but for the edits that openai.Request.AimAt lists; what the upstream
 //     answered comes back as it came, but for what we asked for and the client did not.
 //   - A call that was opened is closed, once, whatever happens: call.settle is the one place.
-//   - The client leaving ends the upstream's work within a second, streamed or not (watch.go).
+//   - The client leaving ends the upstream's work within a second, streamed or not (watch.go), unless its tenant has
+//     answers read on to the exact bill; that has bounds (gone.go).
 //   - An answer that the upstream did not finish never looks finished to the client.
 //   - Every error a client can meet is made in errors.go and holds no secret, address or other tenant's data.
 package proxy
@@ -76,6 +77,7 @@ type Options struct {
 	ReadTimeout   time.Duration  // for a whole request to arrive
 	IdleTimeout   time.Duration  // between requests of one connection
 	WriteTimeout  time.Duration  // for a client that reads nothing
+	ReadOn        ReadOn         // bounds, for tenants that have answers read on when their clients have gone
 
 	Log      *slog.Logger
 	Registry prometheus.Registerer
@@ -96,8 +98,8 @@ type Proxy struct {
 
 // New builds a Proxy. It listens when Serve is called.
 func New(o Options) *Proxy {
-	p := &Proxy{Options: o, idBase: rand.Uint64(), watch: newWatch(o.WriteTimeout), owned: newOwned()}
-	p.metrics = newMetrics(o.Registry, o.Routes.All())
+	p := &Proxy{Options: o, idBase: rand.Uint64(), watch: newWatch(o.WriteTimeout, o.ReadOn), owned: newOwned()}
+	p.metrics = newMetrics(o.Registry, o.Routes.All(), p.watch)
 	p.calls.New = func() any { return &call{p: p} }
 	p.server = &fasthttp.Server{
 		Handler:               p.handle,

@@ -33,6 +33,10 @@ func (c *call) relay() (streaming bool, err error) {
 	}
 	c.stream.Init(c.ep.kind, c.hide, &c.reading)
 	c.event.Streamed = events
+	if !events && c.conn != nil {
+		// A file tells no usage: reading on would cost and teach nothing.
+		c.endReadOn()
+	}
 	length := -1
 	if !events {
 		length = int(c.x.Body.Sized)
@@ -171,16 +175,21 @@ func (c *call) relayWhole() error {
 		if err == io.EOF {
 			break
 		}
+		if c.readingOn() {
+			c.readMore(len(p))
+		}
 		if total += len(p); err == nil && total > maxAnswer {
 			err = upstream.ErrMalformed
 		}
 		if err != nil {
+			c.readPart(resp.Body())
 			resp.ResetBody()
 			return c.brokeOff(err)
 		}
 		resp.AppendBody(p)
 	}
 	if !c.x.Body.Framed && hasPrefixFold(resp.Header.ContentType(), "application/json") && !json.Valid(resp.Body()) {
+		c.readPart(resp.Body())
 		resp.ResetBody()
 		return c.brokeOff(upstream.ErrTruncated) // only the end of the connection ended it, and in its middle
 	}
@@ -194,6 +203,14 @@ func (c *call) relayWhole() error {
 	}
 	c.x.Finish()
 	return nil
+}
+
+// readPart looks through an answer that broke off for what it told of itself: the id by which the gateway can be asked
+// what it cost stands at its beginning.
+func (c *call) readPart(part []byte) {
+	if mustFinish(c.ep.kind) && bytes.HasPrefix(bytes.TrimLeft(part, " \t\r\n"), []byte{'{'}) {
+		c.reading.ReadBody(c.ep.kind, part)
+	}
 }
 
 // brokeOff ends a call whose answer broke before the client saw any of it.

@@ -18,6 +18,9 @@ func (c *call) settle(outcome metering.Outcome) {
 	defer c.p.metrics.settled(c)
 	e, rd := &c.event, &c.reading
 	e.Outcome = outcome
+	if outcome == metering.OK && c.readingOn() {
+		e.Outcome, c.exact = metering.ClientGone, true // and what was used is known as if it had stayed
+	}
 	e.LatencyMs = time.Since(c.start).Milliseconds()
 	e.ResponseBytes = rd.TextBytes
 	e.UpstreamID, e.FinishReason = rd.ID, rd.FinishReason

@@ -44,12 +44,22 @@ func (c *call) recovered(err *error) {
 
 // closeStream gives everything back. The call must not be touched afterwards.
 func (c *call) closeStream() error {
-	if !c.settled {
-		c.settle(metering.ClientGone) // the writer gave up before the pump had begun
+	if !c.settled { // the writer gave up before the pump had begun
+		c.closeUnread()
 	}
 	c.end()
 	c.p.release(c)
 	return nil
+}
+
+// closeUnread ends a stream whose head could not be written.
+func (c *call) closeUnread() {
+	var err error
+	defer c.recovered(&err)
+	if c.left() {
+		_ = c.pump(io.Discard)
+	}
+	c.settle(metering.ClientGone)
 }
 
 // joinUpTo bounds how much is collected into one write while more is already there.
@@ -57,11 +67,22 @@ const joinUpTo = 16 << 10
 
 // pump moves events from the upstream to the client until either ends.
 func (c *call) pump(w io.Writer) error {
+	err := c.moveEvents(w)
+	if err == nil && c.readingOn() {
+		err = upstream.ErrCancelled // makes fasthttp close the connection without the chunk that would mean a clean end
+	}
+	return err
+}
+
+func (c *call) moveEvents(w io.Writer) error {
 	c.beat = c.start
 	for {
 		p, err := c.x.Body.Next()
 		if err != nil {
 			return c.endStream(w, err)
+		}
+		if c.readingOn() {
+			c.readMore(len(p))
 		}
 		out := c.stream.Feed(p)
 		// What has arrived together leaves together: one system call for a burst instead of one for each event.
@@ -86,12 +107,19 @@ var doneEvent = []byte("data: [DONE]")
 // emit writes events to the client. The ledger learns of the end before the client does: a call that looked finished
 // to a client must never be found unfinished after a crash.
 func (c *call) emit(w io.Writer, out []byte) error {
-	if c.reading.Complete && (c.ep.kind == openai.Responses || bytes.Contains(out[max(0, len(out)-64):], doneEvent)) {
+	rd := &c.reading
+	switch {
+	case rd.Complete && (c.ep.kind == openai.Responses || bytes.Contains(out[max(0, len(out)-64):], doneEvent)):
 		c.settle(metering.OK)
-	} else if !c.settled && c.reading.TextBytes > c.event.ResponseBytes {
-		c.progress()
+	case c.settled:
+	case rd.ID != "" && c.event.UpstreamID == "" && c.target.Route == "gateway":
+		c.progress(c.p.watch.clock.Load())
+	case rd.TextBytes > c.event.ResponseBytes:
+		if now := c.p.watch.clock.Load(); now-c.beat.UnixNano() >= progressEvery {
+			c.progress(now)
+		}
 	}
-	if _, err := w.Write(out); err != nil {
+	if err := c.say(w, out); err != nil {
 		c.settle(metering.ClientGone)
 		return err
 	}
@@ -99,16 +127,14 @@ func (c *call) emit(w io.Writer, out []byte) error {
 }
 
 // progressEvery is how often a running stream tells the spool how far it is, so that a crash can be charged for what
-// had passed.
+// had passed. The gateway's streams do so with their first event too: with the id that is in it, what a crash leaves
+// behind can be corrected later by what the gateway knows, and without it never.
 const progressEvery = int64(time.Second)
 
-func (c *call) progress() {
-	now := c.p.watch.clock.Load()
-	if now-c.beat.UnixNano() < progressEvery {
-		return
-	}
+func (c *call) progress(now int64) {
 	c.beat = time.Unix(0, now)
 	c.event.ResponseBytes = c.reading.TextBytes
+	c.event.UpstreamID = c.reading.ID
 	c.p.Meter.Progress(&c.event)
 }
 
@@ -131,8 +157,7 @@ func (c *call) endStream(w io.Writer, err error) error {
 		}
 		c.settle(outcome)
 		if len(rest) > 0 {
-			_, err := w.Write(rest)
-			return err
+			return c.say(w, rest)
 		}
 		return nil
 	}
@@ -146,8 +171,7 @@ func (c *call) endStream(w io.Writer, err error) error {
 	if c.settled {
 		// All had been said: the upstream only failed to close the framing.
 		if len(rest) > 0 {
-			_, werr := w.Write(rest)
-			return werr
+			return c.say(w, rest)
 		}
 		return nil
 	}
@@ -157,7 +181,7 @@ func (c *call) endStream(w io.Writer, err error) error {
 		rest = append(rest, '\n', '\n')
 	}
 	frame := toOpenAI(&attemptError{c.target.Route, c.target.Provider, err}, c.requestID()).body
-	if _, werr := w.Write(frame.AppendEvent(rest)); werr != nil {
+	if werr := c.say(w, frame.AppendEvent(rest)); werr != nil {
 		return werr
 	}
 	return err // makes fasthttp close the connection without the chunk that would mean a clean end

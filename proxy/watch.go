@@ -16,6 +16,9 @@ import (
 // sooner cost nothing for it; a reader per call, as net/http has, would cost each of them a wake-up.
 type watch struct {
 	writeTimeout time.Duration
+	limits       ReadOn
+	reading      atomic.Int64 // calls that are read on
+	crowded      atomic.Int64 // calls that were not read on because so many were
 	clock        atomic.Int64 // nanoseconds, as of the last sweep: good enough to decide about deadlines of minutes
 	draining     atomic.Bool  // connections that have not sent a byte are closed: fasthttp would wait for them
 
@@ -30,8 +33,8 @@ const (
 	patience   = 200 * time.Millisecond
 )
 
-func newWatch(writeTimeout time.Duration) *watch {
-	return &watch{writeTimeout: writeTimeout, conns: make(map[*clientConn]struct{})}
+func newWatch(writeTimeout time.Duration, limits ReadOn) *watch {
+	return &watch{writeTimeout: writeTimeout, limits: limits.withDefaults(), conns: make(map[*clientConn]struct{})}
 }
 
 // run sweeps until stop is called.
@@ -59,12 +62,17 @@ func (w *watch) sweep(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.conns {
-		if since := c.busySince.Load(); since != 0 && since < before && c.probe != nil && c.probe.gone() {
-			c.cancel.Cancel()
+		if since := c.busySince.Load(); since != 0 && since < before && c.clientGone() {
+			c.leave(now.UnixNano())
 		} else if w.draining.Load() && !c.spoke.Load() {
 			_ = c.Conn.Close()
 		}
 	}
+}
+
+// clientGone tells whether the client has left the call that is under way. Once that is known it stays so.
+func (c *clientConn) clientGone() bool {
+	return c.departure.state.Load() == readsOn || c.probe != nil && c.probe.gone()
 }
 
 // wrap makes every accepted connection a clientConn.
@@ -97,7 +105,7 @@ func (w *watch) closeAll() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.conns {
-		c.cancel.Cancel()
+		c.cutOff(cutByStop)
 		_ = c.Conn.Close() // its handler sees a failed write, settles its call and closes c itself
 	}
 	return len(w.conns)
@@ -125,6 +133,7 @@ type clientConn struct {
 	probe     *probe // nil: nothing to ask
 	busySince atomic.Int64
 	cancel    upstream.Canceller
+	departure departure
 	closed    atomic.Bool
 	spoke     atomic.Bool // it has sent a byte
 

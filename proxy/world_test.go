@@ -200,6 +200,8 @@ var tenants = sync.OnceValue(func() *keys {
 		{Name: "unknown", UseGateway: true, UnknownModels: tenancy.MeterUnknown},
 		{Name: "unknown-direct", UnknownModels: tenancy.MeterUnknown},
 		{Name: "paused", UseGateway: true, Paused: true, PausedReason: "fatura em atraso"},
+		{Name: "exact", UseGateway: true, OnClientGone: tenancy.ReadOnGone, UnknownModels: tenancy.MeterUnknown},
+		{Name: "exact-direct", OnClientGone: tenancy.ReadOnGone},
 	} {
 		t.ID, t.TimeZone = clientID(i+1), "America/Sao_Paulo"
 		t, err = store.CreateTenant(ctx, t)

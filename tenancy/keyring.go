@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +18,9 @@ type KeyringOptions struct {
 	// Poll is how often the change feed is read. Default 500 ms: a change must be in use within 2 s, a look costs one
 	// index read.
 	Poll time.Duration
+	// Wait is for a source whose Changes waits for news itself: at most how long. It is then asked again at once, and
+	// Poll is the pause after a failure. Default 0: the source answers at once.
+	Wait time.Duration
 	// LoadTimeout bounds one read of the store. Default 2 s.
 	LoadTimeout time.Duration
 	// MaxLoads is how many reads of the store run at once, so that a storm of unknown keys leaves it connections for
@@ -29,7 +34,15 @@ type KeyringOptions struct {
 	UnknownFor time.Duration
 	// TouchEvery is how often last-used times are written. Default 1 minute.
 	TouchEvery time.Duration
-	Log        *slog.Logger // nil: none
+	// Strict makes what has changed since it was read no answer while the store is down: for a control plane, whose
+	// answers proxies keep as true from then on. A proxy itself goes on with what it has. It also notes no last uses.
+	Strict bool
+	// OnChanges is told of each look at the feed, after its changes are in force here: what changed, and the newest
+	// version. A first look, and one after changes were lost, tells nil.
+	OnChanges func(changes []Change, newest int64)
+	// Journal is told of everything that is learnt, in order and under a lock: it must only take it down. See Recall.
+	Journal func(record []byte)
+	Log     *slog.Logger // nil: none
 }
 
 func (o KeyringOptions) withDefaults() KeyringOptions {
@@ -60,6 +73,8 @@ type Keyring struct {
 	opts    KeyringOptions
 	keys    *ring[[32]byte]
 	clients *ring[uuid.UUID]
+	zones   zones
+	version atomic.Int64 // of the feed: every change up to it is in force here; 0: none is known
 
 	onGlobal  []func()
 	downUntil atomic.Int64 // unix nanoseconds: the store failed a moment ago, do not make anybody wait for it
@@ -71,8 +86,10 @@ func NewKeyring(store Source, opts KeyringOptions) *Keyring {
 	k := &Keyring{store: store, opts: opts.withDefaults()}
 	loads := make(chan struct{}, k.opts.MaxLoads)
 	k.keys = newRing(k, loads, store.PrincipalByKey, func(d [32]byte) uint64 { return binary.LittleEndian.Uint64(d[:8]) })
+	k.keys.record = func(d [32]byte, p *Principal, old bool) []byte { return principalRecord(recordKey, d[:], p, old) }
 	// The last bytes of a uuid: the first ones are a clock in version 7.
 	k.clients = newRing(k, loads, store.PrincipalByClient, func(id uuid.UUID) uint64 { return binary.LittleEndian.Uint64(id[8:]) })
+	k.clients.record = func(id uuid.UUID, p *Principal, old bool) []byte { return principalRecord(recordClient, id[:], p, old) }
 	return k
 }
 
@@ -130,47 +147,89 @@ func (k *Keyring) Stats() KeyringStats {
 	return s
 }
 
+// Version is the newest change of the feed that is in force here; 0 when none is known.
+func (k *Keyring) Version() int64 { return k.version.Load() }
+
 // Run follows the change feed until the context ends, then writes the last last-used times.
 func (k *Keyring) Run(ctx context.Context) error {
-	poll := time.NewTicker(k.opts.Poll)
-	defer poll.Stop()
-	touch := time.NewTicker(k.opts.TouchEvery)
-	defer touch.Stop()
-	version, failing := int64(0), false
+	var upkeep sync.WaitGroup
+	upkeep.Go(func() { k.upkeep(ctx) })
+	defer upkeep.Wait()
+	failing := 0
 	for {
-		next, err := k.follow(ctx, version)
+		news, err := k.follow(ctx)
 		switch {
 		case ctx.Err() != nil:
-		case err != nil && !failing:
+		case err != nil && failing == 0:
 			k.opts.Log.Warn("tenant changes cannot be read; going on with what is known", "error", err)
-		case err == nil && failing:
+		case err == nil && failing > 0:
 			k.opts.Log.Info("tenant changes are read again")
 		}
-		version, failing = next, err != nil
+		pause := k.opts.Poll
+		switch {
+		case err != nil:
+			failing++
+			if k.opts.Wait > 0 { // a thousand proxies lose their control plane in the same moment
+				pause = min(pause*time.Duration(failing), 4*pause)
+				pause = pause/2 + rand.N(pause)
+			}
+		case k.opts.Wait > 0 && news:
+			failing, pause = 0, 0
+		default:
+			failing = 0
+		}
 		select {
 		case <-ctx.Done():
-			k.touch(context.WithoutCancel(ctx))
 			return nil
-		case <-touch.C:
-			k.touch(ctx)
-		case <-poll.C:
+		case <-time.After(pause):
 		}
 	}
 }
 
-// follow looks at the feed once: what changed is outdated at once, then read again. It gives the version to go on from.
-func (k *Keyring) follow(ctx context.Context, after int64) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, k.opts.LoadTimeout)
+// upkeep writes last-used times and, where the feed is waited for, tries again what could not be read again.
+func (k *Keyring) upkeep(ctx context.Context) {
+	touch := time.NewTicker(k.opts.TouchEvery)
+	defer touch.Stop()
+	var again <-chan time.Time
+	if k.opts.Wait > 0 {
+		ticker := time.NewTicker(k.opts.Poll)
+		defer ticker.Stop()
+		again = ticker.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			k.touch(context.WithoutCancel(ctx))
+			return
+		case <-touch.C:
+			k.touch(ctx)
+		case <-again:
+			k.refresh()
+		}
+	}
+}
+
+func (k *Keyring) refresh() {
+	k.keys.refresh()
+	k.clients.refresh()
+}
+
+// follow looks at the feed once: what changed is outdated at once, then read again. news says that the source waited
+// for as long as it would, or had something: that it may be asked again at once.
+func (k *Keyring) follow(ctx context.Context) (news bool, err error) {
+	began, after := time.Now(), k.version.Load()
+	ctx, cancel := context.WithTimeout(ctx, k.opts.LoadTimeout+k.opts.Wait)
 	defer cancel()
 	global := after == 0
 	for more := true; more; {
 		changes, newest, err := k.store.Changes(ctx, after)
 		if errors.Is(err, ErrChangesLost) {
 			k.opts.Log.Warn("the change feed does not reach back to what was seen last; reading everything again", "version", after)
-			return 0, nil // the next look begins anew
+			k.setVersion(0) // the next look begins anew
+			return false, nil
 		}
 		if err != nil {
-			return after, err
+			return false, err
 		}
 		if after == 0 { // whatever was loaded before this version may have changed before it, too
 			k.keys.outdateAll()
@@ -179,7 +238,12 @@ func (k *Keyring) follow(ctx context.Context, after int64) (int64, error) {
 		if k.outdate(changes) {
 			global = true
 		}
-		more, after = len(changes) == maxChanges, newest
+		news = news || len(changes) > 0 || newest != after
+		more, after = k.opts.Wait == 0 && len(changes) == maxChanges, newest
+		k.setVersion(after)
+		if k.opts.OnChanges != nil {
+			k.opts.OnChanges(changes, newest)
+		}
 	}
 	k.lastPoll.Store(time.Now().UnixNano())
 	if global {
@@ -187,9 +251,8 @@ func (k *Keyring) follow(ctx context.Context, after int64) (int64, error) {
 			f()
 		}
 	}
-	k.keys.refresh()
-	k.clients.refresh()
-	return after, nil
+	k.refresh()
+	return news || time.Since(began) >= k.opts.Wait/2, nil
 }
 
 // outdate notes which clients changed, and says whether anything global did.
@@ -213,6 +276,9 @@ func (k *Keyring) outdate(changes []Change) (global bool) {
 // but "last used".
 func (k *Keyring) touch(ctx context.Context) {
 	const batch = 2000
+	if k.opts.Strict { // proxies tell of uses
+		return
+	}
 	ids, now := k.keys.used(), time.Now()
 	for len(ids) > 0 {
 		n := min(len(ids), batch)

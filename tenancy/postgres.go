@@ -34,6 +34,7 @@ const pgTenant = `
 SELECT c.id, coalesce(nullif(s.name, ''), to_jsonb(c) ->> 'name', ''), coalesce(s.paused, false), coalesce(s.paused_reason, ''),
        coalesce(c.use_ai_gateway, false), coalesce(s.allowed_models, '{}'), coalesce(s.default_model, ''),
        coalesce(s.unknown_models, ''), coalesce(s.time_zone, '` + DefaultTimeZone + `'), coalesce(s.raw_phones, false),
+       coalesce(s.on_client_gone, '` + string(CancelGone) + `'),
        coalesce(CASE WHEN to_jsonb(c) ->> 'created_at' ~ '^\d{4}-\d\d-\d\d[ T]\d\d:' THEN (to_jsonb(c) ->> 'created_at')::timestamptz END,
                 s.created_at, 'epoch'), s.updated_at, s.phone_key
   FROM clients c LEFT JOIN client_settings s ON s.client_id = c.id
@@ -120,16 +121,16 @@ func pgInsertClient(ctx context.Context, tx pgx.Tx, t Tenant) error {
 func (p *Postgres) writeSettings(ctx context.Context, tx pgx.Tx, t Tenant) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO client_settings AS s (client_id, name, paused, paused_reason, allowed_models, default_model, unknown_models,
-		                                  time_zone, raw_phones, phone_key)
-		VALUES ($1, $2, $3, $4, coalesce($5, '{}'::text[]), $6, $7, $8, $9, $10)
+		                                  time_zone, raw_phones, on_client_gone, phone_key)
+		VALUES ($1, $2, $3, $4, coalesce($5, '{}'::text[]), $6, $7, $8, $9, $10, $11)
 		ON CONFLICT (client_id) DO UPDATE SET
 			name = EXCLUDED.name, paused = EXCLUDED.paused, paused_reason = EXCLUDED.paused_reason,
 			allowed_models = EXCLUDED.allowed_models, default_model = EXCLUDED.default_model,
 			unknown_models = EXCLUDED.unknown_models, time_zone = EXCLUDED.time_zone, raw_phones = EXCLUDED.raw_phones,
-			phone_key = coalesce(s.phone_key, EXCLUDED.phone_key),
+			on_client_gone = EXCLUDED.on_client_gone, phone_key = coalesce(s.phone_key, EXCLUDED.phone_key),
 			updated_at = greatest(clock_timestamp(), s.updated_at + interval '1 microsecond')`,
 		t.ID, t.Name, t.Paused, t.PausedReason, t.AllowedModels, t.DefaultModel, string(t.UnknownModels), t.TimeZone, t.RawPhones,
-		newPhoneKey(p.vault, t.ID))
+		string(t.OnClientGone), newPhoneKey(p.vault, t.ID))
 	return err
 }
 
@@ -236,7 +237,7 @@ func pgScanTenant(row pgx.Row, more ...any) (stored, error) {
 	t := &s.tenant
 	err := row.Scan(append([]any{
 		&t.ID, &t.Name, &t.Paused, &t.PausedReason, &t.UseGateway, &t.AllowedModels, &t.DefaultModel, (*string)(&t.UnknownModels),
-		&t.TimeZone, &t.RawPhones, &t.CreatedAt, &updated, &s.phoneKey,
+		&t.TimeZone, &t.RawPhones, (*string)(&t.OnClientGone), &t.CreatedAt, &updated, &s.phoneKey,
 	}, more...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrNotFound

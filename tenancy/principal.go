@@ -81,6 +81,7 @@ func (z *zones) principal(t Tenant, k Key, phoneKey []byte) (*Principal, error) 
 	p := &Principal{
 		ClientID: t.ID, KeyID: k.ID, Name: t.Name, Paused: t.Paused, PausedReason: t.PausedReason, UseGateway: t.UseGateway,
 		DefaultModel: t.DefaultModel, UnknownModels: t.UnknownModels, TimeZone: zone, ExpiresAt: k.ExpiresAt,
+		ReadOn:    t.OnClientGone == ReadOnGone,
 		rawPhones: t.RawPhones, phoneKey: NewSecretText(string(phoneKey)),
 	}
 	if len(t.AllowedModels) > 0 {

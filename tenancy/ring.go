@@ -32,6 +32,7 @@ type ring[K comparable] struct {
 	load    func(context.Context, K) (*Principal, error)
 	loads   chan struct{} // a slot for each read of the store that may run
 	hash    func(K) uint64
+	record  func(name K, p *Principal, outdated bool) []byte // of an entry, for the journal; a nil principal: it is gone
 	shards  [ringShards]atomic.Pointer[map[K]*held]
 
 	mu       sync.Mutex
@@ -102,7 +103,7 @@ func (r *ring[K]) ask(ctx context.Context, name K) (*Principal, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if last != nil && errors.Is(f.err, ErrUnavailable) {
+	if last != nil && errors.Is(f.err, ErrUnavailable) && !r.keyring.opts.Strict {
 		return last, nil
 	}
 	return f.principal, f.err
@@ -127,7 +128,7 @@ func (r *ring[K]) join(name K) (last *Principal, f *flight, err error) {
 	}
 	f = r.flights[name]
 	if f == nil && (r.keyring.storeDown() || len(r.flights) >= maxFlights) {
-		if last != nil {
+		if last != nil && !r.keyring.opts.Strict {
 			return last, nil, nil
 		}
 		return nil, nil, ErrUnavailable
@@ -174,6 +175,9 @@ func (r *ring[K]) fly(name K) (*Principal, error) {
 		if err == nil && p.Expired(time.Now()) {
 			p, err = nil, ErrNotFound
 		}
+		if attempt == 3 && r.keyring.opts.Strict && !r.current(epoch) {
+			return nil, fmt.Errorf("%w: it changes faster than it can be read", ErrUnavailable)
+		}
 		if r.land(name, p, epoch, attempt == 3) {
 			if err != nil {
 				return nil, ErrInvalidKey
@@ -181,6 +185,12 @@ func (r *ring[K]) fly(name K) (*Principal, error) {
 			return p, nil
 		}
 	}
+}
+
+func (r *ring[K]) current(epoch uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch == epoch
 }
 
 // land keeps what was read, unless something changed since the epoch. On the last attempt it is kept as outdated: good
@@ -220,7 +230,15 @@ func (r *ring[K]) land(name K, p *Principal, epoch uint64, last bool) bool {
 		h.outdated.Store(true)
 		r.outdated[name] = struct{}{}
 	}
+	r.note(name, p, r.epoch != epoch)
 	return true
+}
+
+// note puts what is now held under a name into the journal. The mutex is held.
+func (r *ring[K]) note(name K, p *Principal, outdated bool) {
+	if r.keyring.opts.Journal != nil {
+		r.keyring.opts.Journal(r.record(name, p, outdated))
+	}
 }
 
 // drop forgets an entry. The mutex is held.
@@ -228,6 +246,7 @@ func (r *ring[K]) drop(name K, h *held) {
 	r.replace(name, nil)
 	r.disown(h.principal.Load().ClientID, name)
 	delete(r.outdated, name)
+	r.note(name, nil, false)
 }
 
 func (r *ring[K]) disown(client uuid.UUID, name K) {
@@ -264,7 +283,10 @@ func (r *ring[K]) outdate(client uuid.UUID) {
 	defer r.mu.Unlock()
 	r.epoch++
 	r.unknown.clear() // the change may be a new key
-	r.outdateOwned(r.owned[client])
+	if names := r.owned[client]; len(names) > 0 {
+		r.outdateOwned(names)
+		r.keyring.journal(recordOutdated, client[:])
+	}
 }
 
 // outdateAll notes that anything may have changed.
@@ -276,6 +298,7 @@ func (r *ring[K]) outdateAll() {
 	for _, names := range r.owned {
 		r.outdateOwned(names)
 	}
+	r.keyring.journal(recordOutdated, nil)
 }
 
 func (r *ring[K]) outdateOwned(names []K) {

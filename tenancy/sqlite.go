@@ -30,7 +30,7 @@ const liteTenant = `
 SELECT c.id, coalesce(nullif(s.name, ''), c.name), coalesce(s.paused, 0), coalesce(s.paused_reason, ''),
        coalesce(c.use_ai_gateway, 0), coalesce(s.allowed_models, '[]'), coalesce(s.default_model, ''),
        coalesce(s.unknown_models, ''), coalesce(s.time_zone, '` + DefaultTimeZone + `'), coalesce(s.raw_phones, 0),
-       c.created_at, s.updated_at, s.phone_key`
+       coalesce(s.on_client_gone, '` + string(CancelGone) + `'), c.created_at, s.updated_at, s.phone_key`
 
 const liteFrom = `
   FROM clients c LEFT JOIN client_settings s ON s.client_id = c.id`
@@ -98,15 +98,15 @@ func (l *SQLite) writeSettings(ctx context.Context, tx *sql.Tx, t Tenant) error 
 	now := time.Now().UnixMicro()
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO client_settings (client_id, name, paused, paused_reason, allowed_models, default_model, unknown_models,
-		                             time_zone, raw_phones, phone_key, created_at, updated_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		                             time_zone, raw_phones, on_client_gone, phone_key, created_at, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (client_id) DO UPDATE SET
 			name = excluded.name, paused = excluded.paused, paused_reason = excluded.paused_reason,
 			allowed_models = excluded.allowed_models, default_model = excluded.default_model,
 			unknown_models = excluded.unknown_models, time_zone = excluded.time_zone, raw_phones = excluded.raw_phones,
-			phone_key = coalesce(phone_key, excluded.phone_key), updated_at = max(excluded.updated_at, updated_at + 1)`,
+			on_client_gone = excluded.on_client_gone, phone_key = coalesce(phone_key, excluded.phone_key), updated_at = max(excluded.updated_at, updated_at + 1)`,
 		t.ID, t.Name, t.Paused, t.PausedReason, string(models), t.DefaultModel, string(t.UnknownModels), t.TimeZone, t.RawPhones,
-		newPhoneKey(l.vault, t.ID), now, now)
+		string(t.OnClientGone), newPhoneKey(l.vault, t.ID), now, now)
 	return err
 }
 
@@ -203,7 +203,7 @@ func liteScanTenant(row liteRow, more ...any) (stored, error) {
 	t := &s.tenant
 	err := row.Scan(append([]any{
 		&t.ID, &t.Name, &t.Paused, &t.PausedReason, &t.UseGateway, &models, &t.DefaultModel, &t.UnknownModels,
-		&t.TimeZone, &t.RawPhones, &created, &updated, &s.phoneKey,
+		&t.TimeZone, &t.RawPhones, &t.OnClientGone, &created, &updated, &s.phoneKey,
 	}, more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, ErrNotFound

@@ -140,6 +140,16 @@ func mustTenant(t testing.TB, s Store, name string) Tenant {
 	return must[Tenant](t)(s.CreateTenant(context.Background(), Tenant{Name: name, UseGateway: true}))
 }
 
+func must2(t testing.TB) func([]Change, int64, error) ([]Change, int64) {
+	return func(changes []Change, version int64, err error) ([]Change, int64) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return changes, version
+	}
+}
+
 // mustKey makes a key and gives it with its secret.
 func mustKey(t testing.TB, s Store, client uuid.UUID, expires time.Time) (Key, string) {
 	t.Helper()
@@ -170,7 +180,7 @@ func TestTenantRoundTrip(t *testing.T) {
 		in := Tenant{
 			Name: "  Padaria São João ", Paused: true, PausedReason: "não pagou", UseGateway: true,
 			AllowedModels: []string{"gpt-5", "anthropic/claude", "gpt-5"}, DefaultModel: "gpt-5", UnknownModels: MeterUnknown,
-			TimeZone: "America/Manaus", RawPhones: true,
+			TimeZone: "America/Manaus", RawPhones: true, OnClientGone: ReadOnGone,
 		}
 		made := must[Tenant](t)(s.CreateTenant(ctx, in))
 		want := in
@@ -206,6 +216,41 @@ func TestTenantRoundTrip(t *testing.T) {
 	})
 }
 
+// TestWhenAClientHasGone follows the setting from its write to the principal that the proxy sees.
+func TestWhenAClientHasGone(t *testing.T) {
+	onEachStore(t, func(t *testing.T, s under) {
+		ctx := context.Background()
+		tenant := mustTenant(t, s, "a")
+		if tenant.OnClientGone != CancelGone {
+			t.Errorf("by default %q", tenant.OnClientGone)
+		}
+		_, secret := mustKey(t, s, tenant.ID, time.Time{})
+		for _, policy := range []GonePolicy{ReadOnGone, CancelGone, ReadOnGone, ""} {
+			_, version := must2(t)(s.Changes(ctx, 0))
+			tenant.OnClientGone = policy
+			tenant = must[Tenant](t)(s.UpdateTenant(ctx, tenant))
+			if changes, _ := must2(t)(s.Changes(ctx, version)); len(changes) != 1 || changes[0].ClientID != tenant.ID {
+				t.Errorf("to %q: the feed has %+v", policy, changes)
+			}
+			byKey := must[*Principal](t)(s.PrincipalByKey(ctx, digestOf(t, secret)))
+			byClient := must[*Principal](t)(s.PrincipalByClient(ctx, tenant.ID))
+			if on := policy == ReadOnGone; byKey.ReadOn != on || byClient.ReadOn != on || (tenant.OnClientGone == ReadOnGone) != on {
+				t.Errorf("to %q: by key %t, by client %t, kept as %q", policy, byKey.ReadOn, byClient.ReadOn, tenant.OnClientGone)
+			}
+		}
+		log := must[[]AuditEntry](t)(s.Audit(ctx, tenant.ID, 0, 1))
+		if !strings.Contains(string(log[0].Before), `"read_on"`) || !strings.Contains(string(log[0].After), `"cancel"`) {
+			t.Errorf("the audit log has %s, then %s", log[0].Before, log[0].After)
+		}
+		// A client of the SaaS's that nothing was set for.
+		bare := uuid.New()
+		s.exec("INSERT INTO clients (id, name) VALUES ('" + bare.String() + "', 'bare')")
+		if p := must[*Principal](t)(s.PrincipalByClient(ctx, bare)); p.ReadOn {
+			t.Error("a client without settings has its answers read on")
+		}
+	})
+}
+
 func TestUnknownTenantsAndKeys(t *testing.T) {
 	onEachStore(t, func(t *testing.T, s under) {
 		ctx, nobody := context.Background(), uuid.New()
@@ -236,6 +281,7 @@ func TestInvalidTenants(t *testing.T) {
 			"name":           {Name: "  "},
 			"time_zone":      {Name: "x", TimeZone: "America/Atlantis"},
 			"unknown_models": {Name: "x", UnknownModels: "maybe"},
+			"on_client_gone": {Name: "x", OnClientGone: "wait"},
 			"default_model":  {Name: "x", AllowedModels: []string{"a"}, DefaultModel: "b"},
 			"allowed_models": {Name: "x", AllowedModels: []string{"a", " "}},
 			"paused_reason":  {Name: "x", Paused: true, PausedReason: strings.Repeat("x", 201)},

@@ -35,6 +35,9 @@ func (t Tenant) normal() (Tenant, error) {
 	if t.TimeZone == "" {
 		t.TimeZone = DefaultTimeZone
 	}
+	if t.OnClientGone == "" {
+		t.OnClientGone = CancelGone
+	}
 	models := make([]string, 0, len(t.AllowedModels))
 	for _, m := range t.AllowedModels {
 		models = append(models, strings.TrimSpace(m))
@@ -79,6 +82,9 @@ func (t *Tenant) check() error {
 	}
 	if !slices.Contains([]Policy{"", RefuseUnknown, MeterUnknown}, t.UnknownModels) {
 		return &Invalid{"unknown_models", `must be "refuse", "meter" or empty`}
+	}
+	if !slices.Contains([]GonePolicy{CancelGone, ReadOnGone}, t.OnClientGone) {
+		return &Invalid{"on_client_gone", `must be "cancel" or "read_on"`}
 	}
 	// "Local" is a zone for Go, but another one on each machine.
 	if _, err := time.LoadLocation(t.TimeZone); err != nil || t.TimeZone == "Local" {

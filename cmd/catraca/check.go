@@ -21,12 +21,30 @@ var configSource string
 
 type checkCommand struct {
 	asJSON
+	forPlane
 	Explain bool `help:"Print what each setting is for, its default and when to change it."`
+}
+
+// forPlane is the flag of commands that judge settings: what is right for one plane is wrong for another.
+type forPlane struct {
+	For string `enum:"serve,proxy,control," default:"" help:"Which command the settings are for: serve, proxy or control. Without it: proxy where CATRACA_CONTROL_URL is set, else serve."`
+}
+
+// plane is what the flag says, or what the settings look like.
+func (f forPlane) plane(cfg *Config) plane {
+	switch {
+	case f.For == "proxy" || f.For == "" && cfg.ControlURL != "":
+		return planeProxy
+	case f.For == "control":
+		return planeControl
+	}
+	return planeBoth
 }
 
 // checkResult is what check prints as JSON.
 type checkResult struct {
 	OK       bool           `json:"ok"`
+	For      string         `json:"for"`
 	Embedded bool           `json:"embedded"`
 	Settings []checkSetting `json:"settings"`
 	Warnings []string       `json:"warnings"`
@@ -42,7 +60,7 @@ type checkSetting struct {
 
 // Run prints the settings in force and every mistake in them.
 func (c checkCommand) Run(t *terminal) error {
-	result := check(t.environ)
+	result := check(t.environ, c.forPlane)
 	if c.Explain {
 		about := explanations()
 		for i, s := range result.Settings {
@@ -61,9 +79,10 @@ func (c checkCommand) Run(t *terminal) error {
 	return err
 }
 
-func check(environ []string) checkResult {
+func check(environ []string, of forPlane) checkResult {
 	cfg, err := LoadConfig(environ)
-	result := checkResult{Embedded: cfg.Embedded(), Warnings: cfg.Warnings(), Mistakes: lines(errors.Join(err, cfg.Validate()))}
+	cfg.plane = of.plane(&cfg)
+	result := checkResult{For: cfg.plane.command(), Embedded: cfg.Embedded(), Warnings: cfg.Warnings(), Mistakes: lines(errors.Join(err, cfg.Validate()))}
 	result.OK = len(result.Mistakes) == 0
 	for _, s := range settings(&cfg) {
 		value, from := settingText(s.value), cfg.origin[s.name]
@@ -129,9 +148,14 @@ func (r checkResult) print(t *terminal) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if r.Embedded {
+	switch {
+	case r.For == planeProxy.command():
+		fmt.Fprintln(t.out, "\nFor `catraca proxy`: the data plane alone.")
+	case r.For == planeControl.command():
+		fmt.Fprintln(t.out, "\nFor `catraca control`: the control plane alone.")
+	case r.Embedded:
 		fmt.Fprintln(t.out, "\nEmbedded: everything is kept in CATRACA_DATA_DIR; no Postgres, no Redis.")
-	} else {
+	default:
 		fmt.Fprintln(t.out, "\nWith Postgres and Redis.")
 	}
 	for _, line := range r.Warnings {

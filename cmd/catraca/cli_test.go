@@ -59,7 +59,7 @@ func newTestSite(t *testing.T, more ...string) *testSite {
 	}
 	t.Cleanup(st.close)
 	server := httptest.NewServer(dashboard.New(dashboard.Options{
-		Token: cfg.AdminToken.Reveal(), Tenants: st.tenants, Registry: st.usage, Usage: st.usage, Rates: testRate{}, Version: "test",
+		Token: cfg.AdminToken.Reveal(), Tenants: st.tenants, Registry: st.usage, Usage: st.usage, Ledger: st.usage, Rates: testRate{}, Version: "test",
 		Now:      func() time.Time { return time.Date(2026, 11, 22, 13, 0, 0, 0, time.UTC) }, // before the seeded models retire
 		Settings: dashboard.Settings{Embedded: true, Listen: "127.0.0.1:8080", EnableGateway: true, TimeZone: cfg.TimeZone, UnknownModelPolicy: tenancy.RefuseUnknown},
 		Gateway: func(context.Context) ([]metering.GatewayModel, []metering.BadRow, error) {
@@ -147,6 +147,8 @@ func TestSession(t *testing.T) {
 		{"tenant", "list"},
 		{"tenant", "show", "oficina"},
 		{"tenant", "set", "Oficina", "--models=", "--default-model=", "--gateway", "--name=Oficina do Zé"},
+		{"tenant", "set", "Oficina do Zé", "--on-client-gone=read_on"},
+		{"tenant", "set", "Oficina do Zé", "--on-client-gone=wait"},
 		{"tenant", "set", "Oficina do Zé"},
 		{"tenant", "pause", "Oficina do Zé", "--reason=fatura em aberto"},
 		{"tenant", "list"},

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/catraca/catraca/dashboard"
+	"github.com/catraca/catraca/tenancy"
 )
 
 type tenantCommand struct {
@@ -32,6 +33,7 @@ type tenantOptions struct {
 	UnknownModels *string `placeholder:"refuse|meter" help:"What happens to models the registry does not know; empty: as CATRACA_UNKNOWN_MODEL_POLICY says."`
 	TimeZone      *string `placeholder:"ZONE" help:"IANA zone in which its days begin, such as America/Manaus."`
 	RawPhones     *bool   `negatable:"" help:"Keep phone numbers as they are sent instead of a pseudonym."`
+	OnClientGone  *string `placeholder:"cancel|read_on" help:"When a caller leaves before its answer is whole: end the upstream's work and bill an estimate, or read on for at most a minute, to the exact bill."`
 }
 
 // models is the list to send; nil when it was not named.
@@ -72,6 +74,7 @@ func (c tenantCreate) Run(t *terminal) error {
 	copyIf(&in.UnknownModels, c.UnknownModels)
 	copyIf(&in.TimeZone, c.TimeZone)
 	copyIf(&in.RawPhones, c.RawPhones)
+	copyIf(&in.OnClientGone, c.OnClientGone)
 	var made dashboard.Tenant
 	return t.tenantCall(c.JSON, http.MethodPost, "", "/api/tenants", in, &made, func() {
 		fmt.Fprintf(t.out, "Created tenant %s (%s).\nNext: catraca key create --tenant %s\n", made.Name, made.ID, shellWord(made.Name))
@@ -201,6 +204,11 @@ func (t *terminal) printTenant(tenant dashboard.Tenant) error {
 	} else {
 		line("phones", "pseudonyms")
 	}
+	if tenant.OnClientGone == string(tenancy.ReadOnGone) {
+		line("caller gone", "read on to the exact bill")
+	} else {
+		line("caller gone", "cancel upstream")
+	}
 	line("created", inZone(tenant.CreatedAt, tenant.TimeZone))
 	return w.Flush()
 }
@@ -223,7 +231,7 @@ type tenantSet struct {
 func (c tenantSet) Run(t *terminal) error {
 	in := dashboard.TenantChange{
 		Name: c.Name, UseGateway: c.Gateway, AllowedModels: c.models(), DefaultModel: c.DefaultModel,
-		UnknownModels: c.UnknownModels, TimeZone: c.TimeZone, RawPhones: c.RawPhones,
+		UnknownModels: c.UnknownModels, TimeZone: c.TimeZone, RawPhones: c.RawPhones, OnClientGone: c.OnClientGone,
 	}
 	if in == (dashboard.TenantChange{}) {
 		return errors.New("nothing to set; catraca tenant set --help lists what can be")

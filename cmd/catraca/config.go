@@ -3,7 +3,9 @@ package main
 import (
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/catraca/catraca/tenancy"
 )
@@ -13,8 +15,12 @@ import (
 // name with _FILE behind it (one line break at its end is dropped; to set both is a mistake). Sizes are written as
 // 33554432, 32MiB or 4GiB, times as 500ms, 25s or 10m.
 //
-// Two shapes follow from what is set. With neither CATRACA_DATABASE_URL nor CATRACA_REDIS_URL Catraca is embedded: it
+// `catraca serve` has two shapes, by what is set. With neither CATRACA_DATABASE_URL nor CATRACA_REDIS_URL it is embedded: it
 // keeps everything in CATRACA_DATA_DIR and makes the secrets it lacks. With both it is the real thing and makes up nothing.
+//
+// `catraca control` is the half with the database: it needs both of these, and a credential that proxies show. `catraca proxy`
+// is the half that clients call: it needs CATRACA_CONTROL_URL, that credential and CATRACA_REDIS_URL, and never has a
+// database. `catraca check --for proxy` says what one of them lacks.
 type Config struct {
 	// Listen is the address, host:port, where OpenAI clients connect. Default 127.0.0.1:8080, which only programs
 	// on the same machine or in the same pod can reach. Change it to :8080 when others are to reach it over the network.
@@ -29,8 +35,8 @@ type Config struct {
 	// address of CATRACA_ADMIN_LISTEN is asked, over http. Change it to administer another machine.
 	AdminURL string `env:"CATRACA_ADMIN_URL"`
 
-	// DataDir holds the spool of calls that are not in the ledger yet, and when embedded the SQLite database and the
-	// generated secrets. Default ./data. It must survive a restart: whatever is in the spool is money not yet booked.
+	// DataDir holds the spool of calls that are not in the ledger yet and the last good configuration, sealed, and when
+	// embedded the SQLite database and the generated secrets. It is one process's. Default ./data. It must survive a restart: whatever is in the spool is money not yet booked.
 	DataDir string `env:"CATRACA_DATA_DIR" envDefault:"./data"`
 
 	// DatabaseURL is Postgres 14 or newer, as postgres://user:password@host:5432/database. No default: embedded. Set
@@ -41,12 +47,46 @@ type Config struct {
 	// redis://host:6379?addr=host2:6379, Sentinel is redis://host:26379/0?master_name=name. No default: embedded.
 	RedisURL SecretURL `env:"CATRACA_REDIS_URL"`
 
-	// ControlURL is where a sidecar without a database finds its control plane. No default. This version has only
-	// `serve`, which is both planes in one process, so that setting it is a mistake and said at start.
+	// ControlURL is where `catraca proxy` finds its control plane: https://host:port, or http:// on loopback. No default:
+	// the proxy needs it, and serve, which is both planes in one process, refuses it.
 	ControlURL string `env:"CATRACA_CONTROL_URL"`
 
-	// SidecarToken is the credential a sidecar shows to its control plane. No default; it goes with CATRACA_CONTROL_URL.
+	// SidecarToken is the credential that proxies show to the control plane, at least 16 characters. On the control
+	// plane it is a list, newest first, separated by commas: put a new one in front, give it to the proxies, take the old
+	// one away. On a proxy the first is shown; the others only open what was kept on disk under them. No default: one of
+	// this or certificates is needed. Make one: openssl rand -hex 24
 	SidecarToken Secret `env:"CATRACA_SIDECAR_TOKEN"`
+
+	// ControlListen is the address, host:port, where `catraca control` listens for proxies. Default 127.0.0.1:8082.
+	// Change it to :8082 when proxies come over the network, and give it a certificate then: without one, tokens and the
+	// keys of phone pseudonyms would cross the network in the clear.
+	ControlListen string `env:"CATRACA_CONTROL_LISTEN" envDefault:"127.0.0.1:8082"`
+
+	// ControlTLSCert is the file with the control plane's certificate in PEM, the intermediate ones behind it. No
+	// default: plain HTTP. It goes with CATRACA_CONTROL_TLS_KEY; both are read again when they change.
+	ControlTLSCert string `env:"CATRACA_CONTROL_TLS_CERT"`
+
+	// ControlTLSKey is the file with the key of that certificate, in PEM. No default.
+	ControlTLSKey string `env:"CATRACA_CONTROL_TLS_KEY"`
+
+	// ControlClientCA is the file with the authorities, in PEM, whose certificates the control plane accepts of proxies
+	// in the place of a token (mTLS). No default: only tokens are. It is read again when it changes.
+	ControlClientCA string `env:"CATRACA_CONTROL_CLIENT_CA"`
+
+	// ControlCA is the file with the authorities, in PEM, that a proxy trusts to vouch for its control plane. No default:
+	// those of the system. It is read again when it changes.
+	ControlCA string `env:"CATRACA_CONTROL_CA"`
+
+	// ProxyTLSCert is the file with the certificate, in PEM, that a proxy shows to its control plane. No default: it
+	// shows its token. It goes with CATRACA_PROXY_TLS_KEY; both are read again when they change.
+	ProxyTLSCert string `env:"CATRACA_PROXY_TLS_CERT"`
+
+	// ProxyTLSKey is the file with the key of that certificate, in PEM. No default.
+	ProxyTLSKey string `env:"CATRACA_PROXY_TLS_KEY"`
+
+	// ControlInsecure lets the link between the planes be plain HTTP beyond loopback. Default false. Set it on both sides
+	// where a service mesh encrypts what leaves the pod, and nowhere else.
+	ControlInsecure bool `env:"CATRACA_CONTROL_INSECURE" envDefault:"false"`
 
 	// MasterKey wraps the stored secrets and keys the pseudonyms of phone numbers. It is a list of 32-byte keys in
 	// base64 or hex, newest first, separated by commas: put a new one in front to rotate. Default when embedded: made
@@ -81,6 +121,11 @@ type Config struct {
 	// SpoolMaxBytes bounds the spool on disk; when it is full, new calls are refused with 503, because a call that
 	// cannot be remembered must not be made. Default 4GiB, about four million calls that wait for a ledger.
 	SpoolMaxBytes Bytes `env:"CATRACA_SPOOL_MAX_BYTES" envDefault:"4GiB"`
+
+	// LogKeepMonths is how many months of single calls are kept beside the running one; older months are dropped whole,
+	// and with them what was asked for by whom and when. The hourly sums stay, so that every total stays what it was.
+	// Default 0: all are kept, for ever. Set it when the law or the disk says so: 12 keeps a year.
+	LogKeepMonths int `env:"CATRACA_LOG_KEEP_MONTHS" envDefault:"0"`
 
 	// DrainTimeout is how long a stop waits for calls under way before it cuts them. Default 25s, five less than the
 	// 30 seconds Kubernetes gives before it kills. Raise both together where answers take minutes.
@@ -146,12 +191,42 @@ type Config struct {
 	// it to reach it through a mirror.
 	PTAXURL string `env:"CATRACA_PTAX_URL" envDefault:"https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"`
 
+	// plane is which command the settings are for; the zero value is serve.
+	plane plane
+
 	// origin says for each variable that was set where its value is from, for `catraca check`.
 	origin map[string]string
 }
 
+// plane is what a process is of the two: one of them, or with serve both.
+type plane string
+
+const (
+	planeBoth    plane = ""
+	planeProxy   plane = "proxy"
+	planeControl plane = "control"
+)
+
+// command is how a plane is started.
+func (p plane) command() string {
+	if p == planeBoth {
+		return "serve"
+	}
+	return string(p)
+}
+
 // Embedded says that everything lives in the data directory: SQLite, the queue in process, no server beside this one.
-func (c *Config) Embedded() bool { return !c.DatabaseURL.IsSet() && !c.RedisURL.IsSet() }
+func (c *Config) Embedded() bool {
+	return c.plane == planeBoth && !c.DatabaseURL.IsSet() && !c.RedisURL.IsSet()
+}
+
+// SidecarTokens are the tokens of the link, newest first.
+func (c *Config) SidecarTokens() []string {
+	return strings.FieldsFunc(c.SidecarToken.Reveal(), func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+}
+
+// SnapshotPath is where the last good configuration is kept.
+func (c *Config) SnapshotPath() string { return filepath.Join(c.DataDir, "last-good") }
 
 // Provider is an upstream that can be called directly, with the names of its variables.
 type Provider struct {

@@ -132,6 +132,8 @@ func expectation(value any) string {
 	switch reflect.TypeOf(value).String() {
 	case "bool":
 		return "write true or false"
+	case "int":
+		return "write a whole number"
 	case "time.Duration":
 		return "write a time with its unit, such as 500ms, 25s or 10m"
 	case "slog.Level":

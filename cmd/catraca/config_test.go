@@ -76,9 +76,12 @@ func TestEverySettingIsRead(t *testing.T) {
 		"CATRACA_LISTEN": ":9000", "CATRACA_ADMIN_LISTEN": "[::1]:9001", "CATRACA_ADMIN_URL": "https://admin.example",
 		"CATRACA_DATA_DIR": "/var/lib/catraca", "CATRACA_DATABASE_URL": goodDatabase, "CATRACA_REDIS_URL": goodRedis,
 		"CATRACA_CONTROL_URL": "http://control:8081", "CATRACA_SIDECAR_TOKEN": "sidecar-token-0123456789",
+		"CATRACA_CONTROL_LISTEN": ":9002", "CATRACA_CONTROL_TLS_CERT": "/tls/control.crt", "CATRACA_CONTROL_TLS_KEY": "/tls/control.key",
+		"CATRACA_CONTROL_CLIENT_CA": "/tls/proxies.crt", "CATRACA_CONTROL_CA": "/tls/ca.crt", "CATRACA_PROXY_TLS_CERT": "/tls/proxy.crt",
+		"CATRACA_PROXY_TLS_KEY": "/tls/proxy.key", "CATRACA_CONTROL_INSECURE": "true",
 		"CATRACA_MASTER_KEY": goodMasterKey(), "CATRACA_ADMIN_TOKEN": goodToken, "CATRACA_TRUST_CLIENT_ID": "true",
 		"CATRACA_CALLER_TOKEN": "caller-" + goodToken, "CATRACA_TIME_ZONE": "America/Manaus", "CATRACA_UNKNOWN_MODEL_POLICY": "meter",
-		"CATRACA_MAX_BODY_BYTES": "64MiB", "CATRACA_SPOOL_MAX_BYTES": "1GiB", "CATRACA_DRAIN_TIMEOUT": "50s",
+		"CATRACA_MAX_BODY_BYTES": "64MiB", "CATRACA_SPOOL_MAX_BYTES": "1GiB", "CATRACA_LOG_KEEP_MONTHS": "12", "CATRACA_DRAIN_TIMEOUT": "50s",
 		"CATRACA_CONNECT_TIMEOUT": "2s", "CATRACA_FIRST_BYTE_TIMEOUT": "1m", "CATRACA_IDLE_TIMEOUT": "2m", "CATRACA_LOG_LEVEL": "debug",
 		"ENABLE_AI_GATEWAY": "false", "AI_GATEWAY_API_KEY": "vck_0123456789abcdef", "AI_GATEWAY_BASE_URL": "http://127.0.0.1:8090/v1",
 		"OPENAI_API_KEY": "sk-0123456789abcdef", "OPENAI_BASE_URL": "http://127.0.0.1:8090/openai/v1",
@@ -174,6 +177,8 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 		{[]string{"CATRACA_MAX_BODY_BYTES=100"}, `CATRACA_MAX_BODY_BYTES=100: choose from 1KiB to 1GiB`},
 		{[]string{"CATRACA_MAX_BODY_BYTES=2GiB"}, `CATRACA_MAX_BODY_BYTES=2GiB: choose from`},
 		{[]string{"CATRACA_SPOOL_MAX_BYTES=1MiB"}, `CATRACA_SPOOL_MAX_BYTES=1MiB: it needs at least 64MiB`},
+		{[]string{"CATRACA_LOG_KEEP_MONTHS=1y"}, `CATRACA_LOG_KEEP_MONTHS="1y": write a whole number`},
+		{[]string{"CATRACA_LOG_KEEP_MONTHS=-1"}, `CATRACA_LOG_KEEP_MONTHS=-1: write how many months`},
 		{[]string{"CATRACA_DRAIN_TIMEOUT=25"}, `CATRACA_DRAIN_TIMEOUT="25": write a time with its unit`},
 		{[]string{"CATRACA_DRAIN_TIMEOUT=-1s"}, `CATRACA_DRAIN_TIMEOUT=-1s: it cannot be negative`},
 		{[]string{"CATRACA_CONNECT_TIMEOUT=0s"}, `CATRACA_CONNECT_TIMEOUT=0s: it must be more than 0`},
@@ -181,7 +186,7 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 		{[]string{"CATRACA_IDLE_TIMEOUT=x"}, `CATRACA_IDLE_TIMEOUT="x": write a time with its unit`},
 		{[]string{"CATRACA_LOG_LEVEL=loud"}, `CATRACA_LOG_LEVEL="loud": write debug, info, warn or error`},
 		{[]string{"ENABLE_AI_GATEWAY=sim"}, `ENABLE_AI_GATEWAY="sim": write true or false`},
-		{[]string{"CATRACA_CONTROL_URL=http://control:8081"}, `CATRACA_CONTROL_URL and CATRACA_SIDECAR_TOKEN are for a sidecar`},
+		{[]string{"CATRACA_CONTROL_URL=http://control:8081"}, "CATRACA_CONTROL_URL is for `catraca proxy`; serve is both planes"},
 		{[]string{"CATRACA_LISTN=:80"}, `CATRACA_LISTN is not a setting of Catraca: did you mean CATRACA_LISTEN?`},
 		{[]string{"CATRACA_DB_URL=x"}, `CATRACA_DB_URL is not a setting of Catraca…`},
 		{[]string{"CATRACA_ADMIN_TOKEN_FIL=x"}, `CATRACA_ADMIN_TOKEN_FIL is not a setting of Catraca: did you mean CATRACA_ADMIN_TOKEN_FILE?`},
@@ -316,7 +321,7 @@ func TestSecretsAreNeverPrinted(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 		all += fmt.Sprintf(verb, cfg) + fmt.Sprintf(verb, wrapped) + fmt.Sprintf(verb, cfg.OpenAIKey) + fmt.Sprintf(verb, &cfg.OpenAIKey) + fmt.Sprintf(verb, cfg.DatabaseURL)
 	}
-	result := check(environ)
+	result := check(environ, forPlane{})
 	text, err := json.Marshal(result)
 	if err != nil {
 		t.Fatal(err)

@@ -20,11 +20,13 @@ type mistakes []error
 func (m *mistakes) add(format string, args ...any) { *m = append(*m, fmt.Errorf(format, args...)) }
 
 // Validate finds everything that is wrong with the settings as a whole, all at once. Each line of the error begins with
-// the variable and says what to do. It looks at nothing outside: that is `catraca doctor`.
+// the variable and says what to do. Of what is outside it looks at files that settings name and no more: the rest is for
+// `catraca doctor`.
 func (c *Config) Validate() error {
 	var m mistakes
 	c.validateListeners(&m)
 	c.validateStores(&m)
+	c.validateLink(&m)
 	c.validateSecrets(&m)
 	c.validateUpstreams(&m)
 	c.validateLimits(&m)
@@ -34,7 +36,7 @@ func (c *Config) Validate() error {
 func (c *Config) validateListeners(m *mistakes) {
 	checkListen(m, "CATRACA_LISTEN", c.Listen)
 	checkListen(m, "CATRACA_ADMIN_LISTEN", c.AdminListen)
-	if overlap(c.Listen, c.AdminListen) {
+	if c.plane != planeControl && overlap(c.Listen, c.AdminListen) {
 		m.add("CATRACA_ADMIN_LISTEN=%s is the same port as CATRACA_LISTEN: give it another", c.AdminListen)
 	}
 	if c.AdminURL != "" {
@@ -46,12 +48,29 @@ func (c *Config) validateListeners(m *mistakes) {
 	if c.DataDir == "" {
 		m.add("CATRACA_DATA_DIR is empty: name a directory that survives a restart")
 	}
-	if c.ControlURL != "" || c.SidecarToken.IsSet() {
-		m.add("CATRACA_CONTROL_URL and CATRACA_SIDECAR_TOKEN are for a sidecar without a database, which this version does not have: unset them; serve runs both planes itself")
-	}
 }
 
 func (c *Config) validateStores(m *mistakes) {
+	switch c.plane {
+	case planeProxy:
+		if c.given("CATRACA_DATABASE_URL", c.DatabaseURL.Secret) {
+			m.add("CATRACA_DATABASE_URL is set, and a proxy never has a database: unset it; the control plane has it")
+		}
+		if !c.given("CATRACA_REDIS_URL", c.RedisURL.Secret) {
+			m.add("CATRACA_REDIS_URL is required by a proxy: it is the way of usage to the ledger; name the control plane's")
+		}
+	case planeControl:
+		if !c.given("CATRACA_DATABASE_URL", c.DatabaseURL.Secret) || !c.given("CATRACA_REDIS_URL", c.RedisURL.Secret) {
+			m.add("CATRACA_DATABASE_URL and CATRACA_REDIS_URL are both required by a control plane; `catraca serve` runs without either")
+		}
+	default:
+		c.validatePair(m)
+	}
+	checkStoreURL(m, "CATRACA_DATABASE_URL", c.DatabaseURL, "postgres://user:password@host:5432/database", "postgres", "postgresql")
+	checkStoreURL(m, "CATRACA_REDIS_URL", c.RedisURL, "redis://user:password@host:6379/0", "redis", "rediss", "unix")
+}
+
+func (c *Config) validatePair(m *mistakes) {
 	database, redis := c.given("CATRACA_DATABASE_URL", c.DatabaseURL.Secret), c.given("CATRACA_REDIS_URL", c.RedisURL.Secret)
 	if database != redis {
 		have, lack := "CATRACA_DATABASE_URL", "CATRACA_REDIS_URL"
@@ -60,21 +79,20 @@ func (c *Config) validateStores(m *mistakes) {
 		}
 		m.add("%s is set and %s is not: set both, or neither to run embedded", have, lack)
 	}
-	checkStoreURL(m, "CATRACA_DATABASE_URL", c.DatabaseURL, "postgres://user:password@host:5432/database", "postgres", "postgresql")
-	checkStoreURL(m, "CATRACA_REDIS_URL", c.RedisURL, "redis://user:password@host:6379/0", "redis", "rediss", "unix")
 }
 
 // given says that somebody meant to set a secret, be it that its file could not be read: that has its own line.
 func (c *Config) given(name string, s Secret) bool { return s.IsSet() || c.origin[name] == unreadable }
 
 func (c *Config) validateSecrets(m *mistakes) {
-	if !c.given("CATRACA_MASTER_KEY", c.MasterKey) && !c.Embedded() {
+	database := !c.Embedded() && c.plane != planeProxy
+	if !c.given("CATRACA_MASTER_KEY", c.MasterKey) && database {
 		m.add("CATRACA_MASTER_KEY is required with CATRACA_DATABASE_URL, because every process must have the same: make one with `openssl rand -base64 32`")
 	}
 	if _, err := c.Vault(); err != nil {
 		m.add("%w", err)
 	}
-	if !c.given("CATRACA_ADMIN_TOKEN", c.AdminToken) && !c.Embedded() {
+	if !c.given("CATRACA_ADMIN_TOKEN", c.AdminToken) && database {
 		m.add("CATRACA_ADMIN_TOKEN is required with CATRACA_DATABASE_URL: make one with `openssl rand -hex 24`")
 	}
 	checkToken(m, "CATRACA_ADMIN_TOKEN", c.AdminToken)
@@ -117,6 +135,9 @@ func (c *Config) validateLimits(m *mistakes) {
 	if c.SpoolMaxBytes < 64<<20 {
 		m.add("CATRACA_SPOOL_MAX_BYTES=%s: it needs at least 64MiB", c.SpoolMaxBytes)
 	}
+	if c.LogKeepMonths < 0 || c.LogKeepMonths > 1200 {
+		m.add("CATRACA_LOG_KEEP_MONTHS=%d: write how many months of calls to keep beside the running one, such as 12, or 0 for all", c.LogKeepMonths)
+	}
 	if c.DrainTimeout < 0 {
 		m.add("CATRACA_DRAIN_TIMEOUT=%s: it cannot be negative; 0 cuts calls at once", c.DrainTimeout)
 	}
@@ -148,11 +169,14 @@ func (c *Config) Warnings() []string {
 			warn("%s=%s is not encrypted: %s crosses the network in the clear", p.BaseVar, p.BaseURL, p.KeyVar)
 		}
 	}
-	if keys == 0 {
+	switch {
+	case c.plane == planeControl:
+	case keys == 0:
 		warn("no upstream has a key: set AI_GATEWAY_API_KEY, or one of OPENAI_API_KEY, GROQ_API_KEY, ANTHROPIC_API_KEY, GOOGLE_API_KEY")
-	} else if c.EnableGateway && !c.GatewayKey.IsSet() {
+	case c.EnableGateway && !c.GatewayKey.IsSet():
 		warn("ENABLE_AI_GATEWAY is true and AI_GATEWAY_API_KEY is not set: tenants that use the gateway cannot be served")
 	}
+	lines = append(lines, c.linkWarnings()...)
 	if c.CallerToken.IsSet() && !c.TrustClientID {
 		warn("CATRACA_CALLER_TOKEN does nothing while CATRACA_TRUST_CLIENT_ID is false")
 	}

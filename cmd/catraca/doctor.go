@@ -12,6 +12,7 @@ import (
 
 type doctorCommand struct {
 	asJSON
+	forPlane
 	Timeout time.Duration `default:"10s" help:"How long each dependency may take to answer."`
 }
 
@@ -68,6 +69,7 @@ type examination struct {
 // Run tries everything at once and prints what was found in a fixed order.
 func (c doctorCommand) Run(t *terminal) error {
 	cfg, err := LoadConfig(t.environ)
+	cfg.plane = c.plane(&cfg)
 	wrong := lines(errors.Join(err, cfg.Validate()))
 	d := &doctor{cfg: cfg, now: t.now, client: &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}}
 	findings := settingsFindings(wrong, cfg.Warnings())
@@ -128,22 +130,35 @@ func (d *doctor) examine(ctx context.Context, timeout time.Duration) []finding {
 }
 
 func (d *doctor) examinations() []examination {
-	all := []examination{
-		{"listen", func(ctx context.Context) finding { return d.listen(ctx, "CATRACA_LISTEN", d.cfg.Listen) }},
-		{"admin listen", func(ctx context.Context) finding { return d.listen(ctx, "CATRACA_ADMIN_LISTEN", d.cfg.AdminListen) }},
-		{"data directory", func(context.Context) finding { return d.dataDir() }},
-		{"database", d.database},
-		{"redis", d.redis},
-		{"gateway", d.gateway},
-		{"gateway key", d.gatewayKey},
+	var all []examination
+	add := func(name string, try func(context.Context) finding) { all = append(all, examination{name, try}) }
+	if d.cfg.plane != planeControl {
+		add("listen", func(ctx context.Context) finding { return d.listen(ctx, "CATRACA_LISTEN", d.cfg.Listen) })
 	}
+	add("admin listen", func(ctx context.Context) finding { return d.listen(ctx, "CATRACA_ADMIN_LISTEN", d.cfg.AdminListen) })
+	switch d.cfg.plane {
+	case planeControl:
+		add("link listen", func(ctx context.Context) finding { return d.listen(ctx, "CATRACA_CONTROL_LISTEN", d.cfg.ControlListen) })
+	case planeProxy:
+		add("control", d.control)
+	}
+	if d.cfg.plane != planeControl {
+		add("data directory", func(context.Context) finding { return d.dataDir() })
+	}
+	if d.cfg.plane != planeProxy {
+		add("database", d.database)
+	}
+	add("redis", d.redis)
+	add("gateway", d.gateway)
+	add("gateway key", d.gatewayKey)
 	for _, p := range d.cfg.Providers() {
-		all = append(all, examination{p.Name, func(ctx context.Context) finding { return d.provider(ctx, p) }})
+		add(p.Name, func(ctx context.Context) finding { return d.provider(ctx, p) })
 	}
-	return append(all,
-		examination{"exchange rate", d.exchangeRate},
-		examination{"ptax", d.ptax},
-	)
+	if d.cfg.plane != planeProxy { // a proxy gets the rate from its control plane
+		add("exchange rate", d.exchangeRate)
+		add("ptax", d.ptax)
+	}
+	return all
 }
 
 func printFindings(t *terminal, findings []finding) error {

@@ -341,3 +341,46 @@ func TestSimulateCommand(t *testing.T) {
 		t.Errorf("exit %d: %s", code, &out)
 	}
 }
+
+func TestDoctorOfAProxy(t *testing.T) {
+	var looked []string
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		looked = append(looked, r.URL.Path)
+		w.Header().Set("X-Catraca-Link", "1")
+		if r.Header.Get("Authorization") != "Bearer sidecar-0123456789abcdef" {
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprint(w, `{"code":"unauthorized","message":"no"}`)
+			return
+		}
+		fmt.Fprintf(w, `{"at":%q,"version":7}`, time.Now().UTC().Format(time.RFC3339Nano))
+	}
+	control := httptest.NewServer(http.HandlerFunc(answer))
+	defer control.Close()
+	environ := func(url, token string) []string {
+		return []string{"CATRACA_CONTROL_URL=" + url, "CATRACA_SIDECAR_TOKEN=" + token, "CATRACA_REDIS_URL=redis://127.0.0.1:9/0", "CATRACA_DATA_DIR=" + t.TempDir()}
+	}
+	for _, c := range []struct {
+		url, token string
+		status     verdict
+		detail     string
+	}{
+		{control.URL, "sidecar-0123456789abcdef", verdictOK, "configuration at version 7"},
+		{control.URL, "sidecar-0123456789abcdeX", verdictFail, "refuses our credential"},
+		{"http://127.0.0.1:9", "sidecar-0123456789abcdef", verdictFail, "refused"},
+	} {
+		findings, code, text := diagnose(t, environ(c.url, c.token))
+		got := findings["control"]
+		if got.Status != c.status || !strings.Contains(got.Detail, c.detail) || code == 0 /* there is no Redis */ {
+			t.Errorf("%s: %+v, exit %d", c.url, got, code)
+		}
+		if _, asked := findings["database"]; asked {
+			t.Error("a proxy has no database to look at")
+		}
+		if strings.Contains(text, c.token) {
+			t.Error("the token is printed")
+		}
+	}
+	if len(looked) == 0 {
+		t.Error("the control plane was not asked")
+	}
+}

@@ -1,9 +1,11 @@
 // Command catraca is an AI gateway that knows whose request it is, passes it on, counts what came back and remembers.
 //
-//	catraca serve     the proxy on :8080, the admin API on :8081
+//	catraca serve     both planes: clients on :8080, the admin API on :8081
+//	catraca proxy     the data plane alone           catraca control  the control plane alone
 //	catraca check     are the settings right?        catraca doctor   does what they name answer?
 //	catraca migrate   bring the database up to date  catraca simulate an upstream that costs nothing
-//	catraca tenant, key, model, usage                the admin client, over the admin API
+//	catraca tenant, key, model, usage, export, audit, proxies, deadletter, person
+//	                                                 the admin client, over the admin API
 package main
 
 import (
@@ -28,6 +30,8 @@ func main() {
 // commands is the command line.
 type commands struct {
 	Serve    serveCommand    `cmd:"" help:"Run the proxy and the admin API until SIGTERM."`
+	Proxy    proxyCommand    `cmd:"" help:"Run the proxy alone, a sidecar without a database, until SIGTERM."`
+	Control  controlCommand  `cmd:"" help:"Run what proxies need: ledger, configuration, admin API, until SIGTERM."`
 	Migrate  migrateCommand  `cmd:"" help:"Bring the database to this version's schema."`
 	Check    checkCommand    `cmd:"" help:"Validate the settings and print what is in force, secrets masked."`
 	Doctor   doctorCommand   `cmd:"" help:"Try every dependency and say what to do about those that fail."`
@@ -36,7 +40,14 @@ type commands struct {
 	Key      keyCommand      `cmd:"" help:"Create, list, rotate and revoke the keys of tenants."`
 	Model    modelCommand    `cmd:"" help:"The registry of models and their prices."`
 	Usage    usageCommand    `cmd:"" help:"Show recent calls: tokens, US$ and R$."`
-	Version  versionCommand  `cmd:"" help:"Print the version."`
+	Audit    auditCommand    `cmd:"" help:"Check that every call is in the ledger once and that all sums agree; exit 1 when not."`
+	Proxies  proxiesCommand  `cmd:"" help:"List the proxies: version, configuration, spool."`
+	Export   exportCommand   `cmd:"" help:"Write the log, call by call, as CSV or JSON lines."`
+	Person   personCommand   `cmd:"" help:"Erase a person from the log, or export what it has of one."`
+
+	DeadLetter deadLetterCommand `cmd:"" name:"deadletter" help:"Events that could not be recorded: list, show, replay, discard."`
+
+	Version versionCommand `cmd:"" help:"Print the version."`
 }
 
 // terminal is what a command has of the outside world.
@@ -101,7 +112,26 @@ type serveCommand struct {
 
 // Run serves until a signal or until something that it cannot do without fails.
 func (c serveCommand) Run(t *terminal) error {
+	if c.Demo {
+		return t.runPlane(planeBoth, func(ctx context.Context, cfg Config, log *slog.Logger) error { return serveDemo(ctx, cfg, log, t.out) })
+	}
+	return t.runPlane(planeBoth, run)
+}
+
+type proxyCommand struct{}
+
+// Run is serve's for the data plane.
+func (proxyCommand) Run(t *terminal) error { return t.runPlane(planeProxy, runProxy) }
+
+type controlCommand struct{}
+
+// Run is serve's for the control plane.
+func (controlCommand) Run(t *terminal) error { return t.runPlane(planeControl, runControl) }
+
+// runPlane reads the settings for a plane and runs it until a signal.
+func (t *terminal) runPlane(p plane, run func(context.Context, Config, *slog.Logger) error) error {
 	cfg, err := LoadConfig(t.environ)
+	cfg.plane = p
 	if err := errors.Join(err, cfg.Validate()); err != nil {
 		return fmt.Errorf("the settings are wrong:\n%w", err)
 	}
@@ -112,9 +142,6 @@ func (c serveCommand) Run(t *terminal) error {
 	log := slog.New(slog.NewJSONHandler(t.err, &slog.HandlerOptions{Level: cfg.LogLevel}))
 	for _, line := range cfg.Warnings() {
 		log.Warn("settings", "warning", line)
-	}
-	if c.Demo {
-		return serveDemo(ctx, cfg, log, t.out)
 	}
 	return run(ctx, cfg, log)
 }

@@ -70,8 +70,10 @@ func (c migrateCommand) report(t *terminal, db *sql.DB, dialect migrations.Diale
 			_, err = fmt.Fprintln(t.out, "The database is up to date.")
 			return err
 		}
-		_, err = fmt.Fprintf(t.out, "Took %d of %d steps. The database is up to date.\n", before, len(all))
-		return err
+		if _, err = fmt.Fprintf(t.out, "Took %d of %d steps. The database is up to date.\n", before, len(all)); err != nil {
+			return err
+		}
+		return hintReaders(t, db, dialect)
 	}
 	w := tabwriter.NewWriter(t.out, 0, 0, 2, ' ', 0)
 	for _, m := range all {
@@ -82,6 +84,20 @@ func (c migrateCommand) report(t *terminal, db *sql.DB, dialect migrations.Diale
 		fmt.Fprintf(w, "%d\t%s\t%s\n", m.Version, m.Name, state)
 	}
 	return w.Flush()
+}
+
+// hintReaders says what a user who may not make roles left undone. Nothing else needs that role.
+func hintReaders(t *terminal, db *sql.DB, dialect migrations.Dialect) error {
+	if dialect != migrations.Postgres {
+		return nil
+	}
+	var there bool
+	err := db.QueryRowContext(t.ctx, "SELECT to_regrole('catraca_tenant_reader') IS NOT NULL").Scan(&there)
+	if err == nil && !there {
+		_, err = fmt.Fprintln(t.out, "This user may not create roles, so tenants cannot be given a database login that reads their own rows. To have that,\n"+
+			"run CREATE ROLE catraca_tenant_reader NOLOGIN as one who may, then SELECT catraca_open_all_to_readers() as this user.")
+	}
+	return err
 }
 
 // openForMigration opens the database that the settings name. To only look must not leave an empty SQLite file behind.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -12,10 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/catraca/catraca/internal/link"
 	"github.com/catraca/catraca/metering"
-	"github.com/catraca/catraca/proxy"
 	"github.com/catraca/catraca/proxy/upstream"
-	"github.com/catraca/catraca/tenancy"
 )
 
 // Limits that no deployment has needed to change.
@@ -25,17 +23,21 @@ const (
 	writeTimeout = time.Minute // for a client that reads nothing
 )
 
-// run serves both planes in one process until ctx ends: it opens the stores, builds the parts from leaf to root, and
-// takes them down in the other direction, so that nothing is lost on the way:
+// What runs is one of the two planes, or both:
 //
-//	listener closes → open calls end → spool ships its rest → worker records it → stores close
+//	dataPlane     keys, settings │ spool ► shipper │ proxy         serve, proxy     plane_data.go
+//	controlPlane  stores │ worker │ link │ admin API │ upkeep      serve, control   plane_control.go
+//
+// Between them lies link.Control: in one process it is called, and else it is HTTP (internal/link).
+
+// run serves both planes in one process until ctx ends.
 func run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return serve(ctx, cfg, log, nil)
 }
 
 // serve is run with a word for whoever wants to know when both listeners are open, and where.
-func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *stores, wire, admin net.Addr)) (err error) {
-	cfg, err = cfg.withLocalSecrets()
+func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *stores, wire, admin net.Addr)) error {
+	cfg, err := cfg.withLocalSecrets()
 	if err != nil {
 		return err
 	}
@@ -48,101 +50,139 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 		return err
 	}
 	defer st.close()
-	routes, err := upstream.NewRoutes(targets(&cfg), upstream.Timeouts{
-		Connect: cfg.ConnectTimeout, FirstByte: cfg.FirstByteTimeout, Idle: cfg.IdleTimeout,
+	metrics := newMetrics()
+	control := newControlPlane(&cfg, st, false, metrics, log)
+	var snapshot *link.Snapshot
+	if !cfg.Embedded() { // SQLite is there when the data directory is: the snapshot would be a copy beside the original
+		snapshot = link.NewSnapshot(cfg.SnapshotPath(), func() [][]byte { return vault.Derive("snapshot") }, log)
+	}
+	data, err := newDataPlane(&cfg, control.local, st.publisher, snapshot, metrics, log)
+	if err != nil {
+		return err
+	}
+	admin, err := newAdmin(ctx, &cfg, control.api(data.wire.Addr()), metrics, func(ctx context.Context) (string, bool) {
+		return data.ready(ctx, func() string { return st.state(ctx) })
+	}, log)
+	if err != nil {
+		return errors.Join(err, data.close())
+	}
+	log.Info("serving", "listen", data.wire.Addr().String(), "admin", admin.addr().String(), "embedded", cfg.Embedded(), "version", buildVersion())
+	if ready != nil {
+		ready(st, data.wire.Addr(), admin.addr())
+	}
+	defer func() { log.Info("stopped", "spool_depth", data.spool.Stats().Depth) }()
+	return runParts(ctx, parts{
+		// listener closes → open calls end → spool ships its rest → worker records it → last word → stores close
+		order:      []part{data.serve, data.ship, control.work, data.keepSpool, data.beat, admin.run},
+		background: append(data.background(), control.background()...),
 	})
-	if err != nil {
-		return err
-	}
-	if len(routes.All()) == 0 {
-		log.Warn("no upstream is configured: set AI_GATEWAY_API_KEY or a provider's key; every call is refused until then")
-	}
-	reg, err := newRegistry(ctx, st, &cfg, log)
-	if err != nil {
-		return err
-	}
-	spool, err := metering.OpenSpool(metering.SpoolOptions{
-		Dir: cfg.SpoolDir(), MaxBytes: int64(cfg.SpoolMaxBytes), Price: reg.priceCrashed, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	keys := tenancy.NewKeyring(st.tenants, tenancy.KeyringOptions{Log: log})
-	keys.OnGlobalChange(reg.reload)
+}
 
+// runProxy runs the data plane alone, beside a control plane elsewhere.
+func runProxy(ctx context.Context, cfg Config, log *slog.Logger) error {
+	client, err := cfg.controlClient(log)
+	if err != nil {
+		return err
+	}
+	redis, err := openRedis(ctx, &cfg, log)
+	if err != nil {
+		return err
+	}
+	defer redis.Close()
+	metrics := newMetrics()
+	publisher := func(keys func() [][]byte) metering.Queue { return &signedQueue{client: redis, keys: keys} }
+	snapshot := link.NewSnapshot(cfg.SnapshotPath(), cfg.snapshotSecrets, log)
+	data, err := newDataPlane(&cfg, client, publisher, snapshot, metrics, log)
+	if err != nil {
+		return err
+	}
+	watchLink(metrics, client)
+	admin, err := newAdmin(ctx, &cfg, nil, metrics, func(ctx context.Context) (string, bool) {
+		return data.ready(ctx, func() string { return linkState(client) })
+	}, log)
+	if err != nil {
+		return errors.Join(err, data.close())
+	}
+	log.Info("serving", "listen", data.wire.Addr().String(), "admin", admin.addr().String(), "control", cfg.ControlURL, "version", buildVersion())
+	defer func() { log.Info("stopped", "spool_depth", data.spool.Stats().Depth) }()
+	return runParts(ctx, parts{
+		order:      []part{data.serve, data.ship, data.keepSpool, data.beat, admin.run},
+		background: data.background(),
+	})
+}
+
+// runControl runs the control plane alone, for proxies elsewhere.
+func runControl(ctx context.Context, cfg Config, log *slog.Logger) error {
+	vault, err := cfg.Vault()
+	if err != nil {
+		return err
+	}
+	st, err := openStores(ctx, &cfg, vault, log)
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	metrics := newMetrics()
+	control := newControlPlane(&cfg, st, true, metrics, log)
+	proxies, err := control.listen(&cfg)
+	if err != nil {
+		return err
+	}
+	admin, err := newAdmin(ctx, &cfg, control.api(nil), metrics, func(ctx context.Context) (string, bool) {
+		if note := st.state(ctx); note != "" {
+			return "ready; " + note, true // what it knows it goes on telling
+		}
+		return "ready", true
+	}, log)
+	if err != nil {
+		return errors.Join(err, proxies.listener.Close())
+	}
+	log.Info("controlling", "link", proxies.addr().String(), "admin", admin.addr().String(), "version", buildVersion())
+	defer log.Info("stopped")
+	return runParts(ctx, parts{
+		order:      []part{control.work, proxies.run, admin.run},
+		background: control.background(),
+	})
+}
+
+func newMetrics() *prometheus.Registry {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	px := newProxy(&cfg, keys, spool, reg, st, routes, metrics, log)
-	worker := metering.NewWorker(st.usage, st.queue, st.shards, log)
-	watchRoad(metrics, spool, worker)
-
-	wire, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		return errors.Join(fmt.Errorf("CATRACA_LISTEN: %w", err), spool.Shutdown())
-	}
-	admin, err := newAdmin(ctx, &cfg, wire.Addr(), st, reg, spool, metrics, log)
-	if err != nil {
-		return errors.Join(err, wire.Close(), spool.Shutdown())
-	}
-	log.Info("serving", "listen", wire.Addr().String(), "admin", admin.addr().String(), "embedded", cfg.Embedded(), "version", buildVersion())
-	if ready != nil {
-		ready(st, wire.Addr(), admin.addr())
-	}
-	defer func() {
-		depth := spool.Stats().Depth
-		err = errors.Join(err, spool.Shutdown())
-		log.Info("stopped", "spool_depth", depth)
-	}()
-	return st.runParts(ctx, parts{
-		proxy:   func(ctx context.Context) error { return px.Serve(ctx, wire, cfg.DrainTimeout) },
-		ship:    metering.NewShipper(spool, st.queue, log).Run,
-		worker:  worker.Run,
-		spool:   spool.Run,
-		admin:   admin.run,
-		helpers: []func(context.Context) error{keys.Run, reg.rates.Run, st.upkeep, closeIdle(routes)},
-	})
+	return metrics
 }
 
-func newProxy(cfg *Config, keys proxy.Keys, meter proxy.Meter, prices proxy.Prices, st *stores, routes *upstream.Routes, metrics prometheus.Registerer, log *slog.Logger) *proxy.Proxy {
-	return proxy.New(proxy.Options{
-		Keys: keys, Meter: meter, Prices: prices, Owners: st.usage, Routes: routes,
-		UseGateway: cfg.EnableGateway, UnknownModels: cfg.UnknownModelPolicy,
-		TrustClientID: cfg.TrustClientID, CallerToken: cfg.CallerToken.Reveal(),
-		MaxBody: int(cfg.MaxBodyBytes), ReadTimeout: readTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout,
-		Log: log, Registry: metrics,
-	})
-}
+// part is something that runs until its context ends.
+type part = func(context.Context) error
 
-// parts are what runs, in the order in which it stops.
+// parts are what runs: some in the order in which they stop, and what serves all of them to the end.
 type parts struct {
-	proxy, ship, worker, spool, admin func(context.Context) error
-	helpers                           []func(context.Context) error
+	order      []part
+	background []part
 }
 
 // runParts runs everything until ctx ends or a part fails, and then stops part after part: each gets its own context,
 // which ends when the one before it has returned.
-func (st *stores) runParts(ctx context.Context, p parts) error {
+func runParts(ctx context.Context, p parts) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
-	var helpers sync.WaitGroup
-	for _, h := range p.helpers {
-		helpers.Go(func() {
-			if err := h(background); err != nil && background.Err() == nil {
+	var running sync.WaitGroup
+	for _, run := range p.background {
+		running.Go(func() {
+			if err := run(background); err != nil && background.Err() == nil {
 				fail(err)
 			}
 		})
 	}
-	order := []func(context.Context) error{p.proxy, p.ship, p.worker, p.spool, p.admin}
-	stop := make([]context.CancelFunc, len(order))
-	done := make([]chan error, len(order))
-	for i, part := range order {
+	stop := make([]context.CancelFunc, len(p.order))
+	done := make([]chan error, len(p.order))
+	for i, run := range p.order {
 		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		stop[i], done[i] = cancel, make(chan error, 1)
 		go func() {
-			err := part(own)
+			err := run(own)
 			if own.Err() == nil {
 				if err == nil {
 					err = errors.New("a part ended by itself")
@@ -157,14 +197,14 @@ func (st *stores) runParts(ctx context.Context, p parts) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		errs = append(errs, cause)
 	}
-	for i := range order {
+	for i := range p.order {
 		stop[i]()
 		if err := <-done[i]; err != nil && !errors.Is(err, context.Canceled) && (len(errs) == 0 || err != errs[0]) {
 			errs = append(errs, err)
 		}
 	}
 	stopBackground()
-	helpers.Wait()
+	running.Wait()
 	return errors.Join(errs...)
 }
 
@@ -196,21 +236,4 @@ func closeIdle(routes *upstream.Routes) func(context.Context) error {
 			}
 		}
 	}
-}
-
-// watchRoad shows how full the road to the ledger is.
-func watchRoad(reg prometheus.Registerer, spool *metering.Spool, worker *metering.Worker) {
-	gauge := func(name, help string, value func(metering.SpoolStats) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(spool.Stats()) }))
-	}
-	gauge("catraca_spool_depth", "Ended calls that the ledger does not have yet.", func(s metering.SpoolStats) float64 { return float64(s.Depth) })
-	gauge("catraca_spool_open_calls", "Calls that have begun and not ended.", func(s metering.SpoolStats) float64 { return float64(s.Open) })
-	gauge("catraca_spool_bytes", "Disk that the spool has.", func(s metering.SpoolStats) float64 { return float64(s.Bytes) })
-	gauge("catraca_spool_oldest_seconds", "Age of the oldest ended call that the ledger does not have yet.", func(s metering.SpoolStats) float64 { return s.Oldest.Seconds() })
-	counter := func(name, help string, value func() int64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(value()) }))
-	}
-	counter("catraca_ledger_recorded_total", "Events that the ledger took, repeats included.", func() int64 { return worker.Stats().Recorded })
-	counter("catraca_ledger_dead_letters_total", "Events that could not be recorded and were parked.", func() int64 { return worker.Stats().DeadLetters })
-	counter("catraca_ledger_failures_total", "Failures of the ledger or the queue; each is tried again.", func() int64 { return worker.Stats().Failures })
 }

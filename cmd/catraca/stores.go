@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/catraca/catraca/dashboard"
 	"github.com/catraca/catraca/metering"
@@ -23,7 +24,12 @@ import (
 type usageStore interface {
 	metering.Ledger
 	metering.RateStore
+	metering.Fleet
+	metering.Auditor
+	metering.Corrections
 	dashboard.Registry
+	dashboard.Meter
+	dashboard.Ledger
 	Usage(ctx context.Context, q metering.UsageQuery) (metering.UsageReport, error)
 	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
 }
@@ -32,14 +38,26 @@ type usageStore interface {
 type stores struct {
 	tenants tenancy.Store
 	usage   usageStore
-	queue   interface {
-		metering.Queue
-		metering.Consumer
+	queue   metering.Consumer
+	// publisher makes the other end of the queue.
+	publisher   publisher
+	signingKeys [][]byte           // of events, newest first
+	shards      metering.ShardLock // nil: no other process consumes
+	upkeep      func(context.Context) error
+	// await waits until the database has answered and is one that this release can work with. Its error says that it
+	// is not.
+	await func(context.Context) error
+	ping  func(context.Context) error
+	close func()
+}
+
+// state says what is amiss with the database, for /readyz; empty when nothing is. A database that is away makes nobody
+// unready: what is known is served, and the meter goes to the spool.
+func (st *stores) state(ctx context.Context) string {
+	if st.ping(ctx) != nil {
+		return "the database does not answer, usage is kept in the spool"
 	}
-	shards metering.ShardLock // nil: no other process consumes
-	upkeep func(context.Context) error
-	ping   func(context.Context) error
-	close  func()
+	return ""
 }
 
 // openStores opens Postgres and Redis where they are set, else the embedded SQLite.
@@ -71,14 +89,18 @@ func openEmbedded(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *s
 		closeBoth()
 		return nil, fmt.Errorf("bring %s up to date: %w", cfg.SQLitePath(), err)
 	}
-	ledger := metering.NewSQLite(write, read)
+	ledger, queue := metering.NewSQLite(write, read), metering.NewMemoryQueue(1, memoryEvents)
 	return &stores{
-		tenants: tenancy.NewSQLite(write, vault),
-		usage:   ledger,
-		queue:   metering.NewMemoryQueue(1, memoryEvents),
-		upkeep:  func(ctx context.Context) error { return metering.KeepHouse(ctx, ledger, log) },
-		ping:    read.PingContext,
-		close:   closeBoth,
+		tenants:   tenancy.NewSQLite(write, vault),
+		usage:     ledger,
+		queue:     queue,
+		publisher: func(func() [][]byte) metering.Queue { return queue }, // nobody else can write to it
+		upkeep: func(ctx context.Context) error {
+			return metering.KeepHouse(ctx, ledger, metering.HouseOptions{MonthsKept: cfg.LogKeepMonths}, log)
+		},
+		await: func(context.Context) error { return nil },
+		ping:  read.PingContext,
+		close: closeBoth,
 	}, nil
 }
 
@@ -93,41 +115,56 @@ func openSQLite(path, option string) (*sql.DB, error) {
 }
 
 func openShared(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slog.Logger) (*stores, error) {
-	pending, err := pendingMigrations(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("CATRACA_DATABASE_URL: %w", err)
-	}
-	if pending > 0 {
-		return nil, fmt.Errorf("the database lacks %d migrations: run `catraca migrate` first", pending)
-	}
 	pool, err := pgxpool.New(ctx, cfg.DatabaseURL.Reveal())
 	if err != nil {
 		return nil, errors.New("CATRACA_DATABASE_URL cannot be read: write postgres://user:password@host:5432/database")
 	}
-	client, err := metering.OpenRedis(cfg.RedisURL.Reveal())
+	ledger, tenants := metering.NewPostgres(pool), tenancy.NewPostgres(pool, vault)
+	database := &databaseCheck{log: log, try: func(ctx context.Context) error { return checkDatabase(ctx, cfg, tenants) }}
+	if err := database.first(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	client, err := openRedis(ctx, cfg, log)
 	if err != nil {
 		pool.Close()
+		return nil, err
+	}
+	keys := vault.Derive("events")
+	return &stores{
+		tenants:     tenants,
+		usage:       ledger,
+		queue:       newRedisQueue(client, keys),
+		publisher:   func(keys func() [][]byte) metering.Queue { return &signedQueue{client: client, keys: keys} },
+		signingKeys: keys,
+		shards:      ledger,
+		upkeep: func(ctx context.Context) error {
+			return metering.KeepHouse(ctx, ledger, metering.HouseOptions{MonthsKept: cfg.LogKeepMonths}, log)
+		},
+		await: database.await,
+		ping:  pool.Ping,
+		close: func() { pool.Close(); _ = client.Close() },
+	}, nil
+}
+
+// openRedis opens the queue between the planes. One that is away is waited for; one that would throw usage away is not
+// used.
+func openRedis(ctx context.Context, cfg *Config, log *slog.Logger) (redis.UniversalClient, error) {
+	client, err := metering.OpenRedis(cfg.RedisURL.Reveal())
+	if err != nil {
 		return nil, fmt.Errorf("CATRACA_REDIS_URL: %w", err)
 	}
-	queue := metering.NewRedisQueue(client, nil)
-	if err := queue.Check(ctx); errors.Is(err, metering.ErrEviction) {
-		pool.Close()
+	err = newRedisQueue(client, nil).Check(ctx)
+	if errors.Is(err, metering.ErrEviction) {
 		return nil, errors.Join(err, client.Close())
-	} else if err != nil {
+	}
+	if err != nil {
 		log.Warn("Redis does not answer; calls are kept in the spool until it does", "error", err)
 	}
-	ledger, tenants := metering.NewPostgres(pool), tenancy.NewPostgres(pool, vault)
-	if err := tenants.Check(ctx); err != nil {
-		pool.Close()
-		return nil, errors.Join(fmt.Errorf("CATRACA_DATABASE_URL: %w", err), client.Close())
-	}
-	return &stores{
-		tenants: tenants,
-		usage:   ledger,
-		queue:   queue,
-		shards:  ledger,
-		upkeep:  func(ctx context.Context) error { return metering.KeepHouse(ctx, ledger, log) },
-		ping:    pool.Ping,
-		close:   func() { pool.Close(); _ = client.Close() },
-	}, nil
+	return client, nil
+}
+
+// newRedisQueue makes an end of the queue. keys are newest first: the first signs, all verify.
+func newRedisQueue(client redis.UniversalClient, keys [][]byte) *metering.RedisQueue {
+	return metering.NewRedisQueue(client, keys...)
 }

@@ -34,6 +34,7 @@ type call struct {
 	account
 	booked account // as last settled
 	row    *Tally
+	entry  *Entry // nil where no journal is kept
 	era    int
 	// settled, if not nil, is called whenever the account is.
 	settled func()

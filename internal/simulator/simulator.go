@@ -142,6 +142,11 @@ func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case path == "/_stats" && r.Method == http.MethodGet:
 		writeControl(w, s.Stats())
+	case path == "/_journal" && r.Method == http.MethodPost:
+		s.startJournal()
+		w.WriteHeader(http.StatusNoContent)
+	case path == "/_journal" && r.Method == http.MethodGet:
+		s.serveJournal(w)
 	case path == "/_reset" && r.Method == http.MethodPost:
 		s.Reset()
 		w.WriteHeader(http.StatusNoContent)
@@ -164,7 +169,7 @@ func (s *Simulator) serveControl(w http.ResponseWriter, r *http.Request) {
 	case path == "/_exchange" || strings.HasPrefix(path, "/_exchange/"):
 		s.exchange.serve(w, r)
 	default:
-		http.Error(w, "the simulator has GET /_stats /_last /_behaviours /_healthz /_exchange/…, POST /_reset /_exchange", http.StatusNotFound)
+		http.Error(w, "the simulator has GET /_stats /_journal /_last /_behaviours /_healthz /_exchange/…, POST /_reset /_journal /_exchange", http.StatusNotFound)
 	}
 }
 

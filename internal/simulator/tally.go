@@ -155,6 +155,7 @@ type tallies struct {
 	rows       map[rowKey]*Tally
 	total      Tally
 	departures []Departure
+	journal    journal
 }
 
 const (
@@ -170,6 +171,7 @@ func (t *tallies) reset() {
 	t.since, t.maxOpen = time.Now(), t.open
 	t.rows = map[rowKey]*Tally{}
 	t.total, t.departures = Tally{}, nil
+	t.journal.entries = nil
 }
 
 func (t *tallies) enter() {
@@ -206,6 +208,7 @@ func (t *tallies) begin(c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.row, c.era = t.row(c), t.era
+	t.journal.enrol(c)
 	for _, r := range []*Tally{c.row, &t.total} {
 		r.Requests++
 		if c.streamed {
@@ -228,6 +231,9 @@ func (t *tallies) settle(c *call, end outcome) {
 	c.booked = c.account
 	for _, r := range []*Tally{c.row, &t.total} {
 		r.count(1, c.priced, c.booked)
+	}
+	if c.entry != nil {
+		c.entry.note(c.priced, c.booked)
 	}
 	if end != gone {
 		return

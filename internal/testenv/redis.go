@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,4 +134,49 @@ func StartRedis(durable bool) (*Server, error) {
 	}
 	s.URL = "redis://" + addr + "/0"
 	return s, nil
+}
+
+// Follow makes a Redis the replica of another and waits until it has all that the other has.
+func (s *Server) Follow(ctx context.Context, primary *Server) error {
+	rdb := s.redisClient()
+	defer rdb.Close()
+	if err := rdb.ReplicaOf(ctx, "127.0.0.1", strconv.Itoa(primary.port)).Err(); err != nil {
+		return err
+	}
+	for {
+		info, err := rdb.Info(ctx, "replication").Result()
+		if err == nil && strings.Contains(info, "master_link_status:up") && strings.Contains(info, "master_sync_in_progress:0") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the replica does not follow: %w", errors.Join(ctx.Err(), err))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Promote makes a replica a primary of its own. The other one knows nothing of it and goes on taking writes, which are
+// lost with it: that is how a failover loses what was acknowledged.
+func (s *Server) Promote(ctx context.Context) error {
+	rdb := s.redisClient()
+	defer rdb.Close()
+	return rdb.ReplicaOf(ctx, "NO", "ONE").Err()
+}
+
+// TakeOver lets a promoted replica answer under the address of the one it followed, which must be gone by now.
+func (s *Server) TakeOver(ctx context.Context, old *Server) error {
+	rdb := s.redisClient()
+	defer rdb.Close()
+	if err := rdb.ConfigSet(ctx, "port", strconv.Itoa(old.port)).Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.port, s.URL = old.port, old.URL
+	return nil
+}
+
+func (s *Server) redisClient() *redis.Client {
+	return redis.NewClient(&redis.Options{Addr: fmt.Sprintf("127.0.0.1:%d", s.port), MaxRetries: -1})
 }

@@ -21,11 +21,14 @@ import (
 type Server struct {
 	URL string
 
+	recipe   *recipe
 	dir      string
+	port     int
+	mu       sync.Mutex // held while what runs is exchanged
 	cmd      *exec.Cmd
 	lifeline *os.File      // the server stops when this closes, as it does when our process ends
 	exited   chan struct{} // closed when the server is gone
-	stop     sync.Once
+	removed  bool          // by Stop
 }
 
 // startDeadline is generous: a machine that is busy with other packages' tests may need seconds for what takes 0.2 s.
@@ -92,38 +95,50 @@ func (r *recipe) try(dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	watched, lifeline, err := os.Pipe()
-	if err != nil {
+	s := &Server{recipe: r, dir: dir, port: port}
+	if err := s.launch(); err != nil {
 		return nil, err
 	}
-	defer watched.Close()
-	log, err := os.Create(filepath.Join(dir, "server.log"))
+	return s, nil
+}
+
+// launch starts the server in its folder and on its port.
+func (s *Server) launch() error {
+	r := s.recipe
+	watched, lifeline, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
+	}
+	defer watched.Close()
+	log, err := os.Create(filepath.Join(s.dir, "server.log"))
+	if err != nil {
+		lifeline.Close()
+		return err
 	}
 	defer log.Close()
 
-	cmd := exec.Command("/bin/sh", append([]string{"-c", underLifeline, "sh"}, r.args(port)...)...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "dir="+dir, "prepare="+r.prepare, "LC_ALL=C")
+	cmd := exec.Command("/bin/sh", append([]string{"-c", underLifeline, "sh"}, r.args(s.port)...)...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "dir="+s.dir, "prepare="+r.prepare, "LC_ALL=C")
 	cmd.Stdout, cmd.Stderr = log, log // never our own: `go test` would wait for whoever holds them
 	cmd.ExtraFiles = []*os.File{watched}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: r.as, Setpgid: true} // a ^C is for the tests alone
 	if err := cmd.Start(); err != nil {
 		lifeline.Close()
-		return nil, err
+		return err
 	}
-	s := &Server{dir: dir, cmd: cmd, lifeline: lifeline, exited: make(chan struct{})}
+	exited := make(chan struct{})
+	s.cmd, s.lifeline, s.exited = cmd, lifeline, exited
 	go func() {
 		cmd.Wait()
-		close(s.exited)
+		close(exited)
 	}()
-	if err := s.await(r.ready, port); err != nil {
-		s.end()
+	if err := s.await(r.ready, s.port); err != nil {
+		s.end(syscall.SIGINT)
 		said, _ := os.ReadFile(log.Name())
-		return nil, fmt.Errorf("%w; it said:\n%s", err, tail(said, 2000))
+		return fmt.Errorf("%w; it said:\n%s", err, tail(said, 2000))
 	}
-	return s, nil
+	return nil
 }
 
 func (s *Server) await(ready func(context.Context, int) error, port int) error {
@@ -146,17 +161,86 @@ func (s *Server) await(ready func(context.Context, int) error, port int) error {
 
 // Stop ends the server and removes its files. It may be called more than once.
 func (s *Server) Stop() {
-	s.stop.Do(func() {
-		s.end()
-		os.RemoveAll(s.dir)
-	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.removed {
+		return
+	}
+	s.removed = true
+	s.end(syscall.SIGINT)
+	os.RemoveAll(s.dir)
+}
+
+// Halt ends the server in the regular way; Restart brings it back.
+func (s *Server) Halt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(syscall.SIGINT)
+}
+
+// Kill ends the server as a crash would, with no time for anything; Restart brings it back.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(syscall.SIGKILL)
+}
+
+// Pause stops the server from doing anything, while its connections stay open; Resume lets it go on. A Postgres goes on
+// in part: its sessions are processes of their own.
+func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (s *Server) Resume() error { return s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone() {
+		return fmt.Errorf("%s does not run", s.recipe.name)
+	}
+	return syscall.Kill(s.cmd.Process.Pid, sig)
+}
+
+// Restart ends the server if it runs and starts it again, on the same port and with the files that it had.
+func (s *Server) Restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.removed {
+		return fmt.Errorf("restart %s: it was stopped for good", s.recipe.name)
+	}
+	s.end(syscall.SIGINT)
+	// What a killed server left behind, processes and shared memory, needs a moment to go.
+	deadline := time.Now().Add(startDeadline)
+	for {
+		err := s.launch()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("restart %s: %w", s.recipe.name, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+func (s *Server) gone() bool {
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // end stops the process, or what prepares it, and waits. The files stay. The watchdog is of the same group and ends too:
 // it has no more to do.
-func (s *Server) end() {
+func (s *Server) end(sig syscall.Signal) {
+	if s.lifeline == nil {
+		return // ended before
+	}
 	group := -s.cmd.Process.Pid
-	syscall.Kill(group, syscall.SIGINT)
+	syscall.Kill(group, syscall.SIGCONT) // one that is paused would not hear
+	syscall.Kill(group, sig)
 	select {
 	case <-s.exited:
 	case <-time.After(10 * time.Second):
@@ -165,6 +249,7 @@ func (s *Server) end() {
 	}
 	s.lifeline.WriteString("stopped\n")
 	s.lifeline.Close()
+	s.lifeline = nil
 }
 
 func freePort() (int, error) {

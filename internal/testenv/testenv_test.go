@@ -262,3 +262,87 @@ func TestInterruptedWhilePreparing(t *testing.T) {
 	}
 	t.Error("its files are still there")
 }
+
+// TestServersComeBack kills, halts and pauses both servers, and finds what a deployment would find afterwards: the
+// database as it was, and a Redis that has forgotten everything.
+func TestServersComeBack(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	pg, err := StartPostgres(true)
+	need(t, err)
+	defer pg.Stop()
+	was := pg.URL
+	if err := onPostgres(ctx, was, func(c *pgx.Conn) error { _, err := c.Exec(ctx, "CREATE TABLE marks (n int)"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []func(){pg.Kill, pg.Halt, func() {}} {
+		end()
+		if err := pg.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		if err := onPostgres(ctx, was, func(c *pgx.Conn) error { _, err := c.Exec(ctx, "INSERT INTO marks VALUES (1)"); return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := StartRedis(false)
+	need(t, err)
+	defer first.Stop()
+	set := func(s *Server, key string) error {
+		rdb := s.redisClient()
+		defer rdb.Close()
+		ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+		defer cancel()
+		return rdb.Set(ctx, key, 1, 0).Err()
+	}
+	if err := set(first, "before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if set(first, "paused") == nil {
+		t.Error("a paused server answers")
+	}
+	if err := first.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	failOver(t, first, set)
+	if first.Pause() == nil {
+		t.Error("a killed server can be paused")
+	}
+	first.Stop()
+	if first.Restart() == nil {
+		t.Error("a stopped server comes back")
+	}
+}
+
+// failOver has a replica take the place of a server that wrote on after they had parted.
+func failOver(t *testing.T, first *Server, set func(*Server, string) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
+	defer cancel()
+	second, err := StartRedis(false)
+	need(t, err)
+	defer second.Stop()
+	if err := second.Follow(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Promote(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(first, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	first.Kill()
+	if err := second.TakeOver(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	opts, err := redis.ParseURL(first.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rdb := redis.NewClient(opts)
+	defer rdb.Close()
+	if n, err := rdb.Exists(ctx, "before", "lost").Result(); err != nil || n != 1 || rdb.Exists(ctx, "before").Val() != 1 {
+		t.Errorf("under the old address are %d of the two keys (%v), want the one from before they parted", n, err)
+	}
+}

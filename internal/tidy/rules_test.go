@@ -40,12 +40,14 @@ var arrows = map[string][]string{
 	"metering":               {"internal/money"},
 	"budget":                 {"internal/money"},
 	"dashboard":              {"tenancy", "metering", "budget", "internal/money"},
+	"internal/link":          {"tenancy", "metering", "budget", "internal/money"},
 	"internal/testenv":       {"migrations"},
 	"internal/testenv/start": {"internal/testenv"},
+	"internal/crash":         {"internal/testenv"},
 }
 
 // forTests is what the tests of any package may import beside.
-var forTests = []string{"internal/testenv", "internal/simulator", "migrations", "internal/money"}
+var forTests = []string{"internal/testenv", "internal/defect", "internal/simulator", "migrations", "internal/money"}
 
 func arrowsHold(t tree) (complaints []string) {
 	for _, f := range t.goFiles {

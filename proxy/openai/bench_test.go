@@ -3,8 +3,11 @@ package openai
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
+	"unicode/utf16"
 )
 
 // typicalChat is a chat request of about a kibibyte, as an SDK sends it.
@@ -19,6 +22,49 @@ func longChat(n int, text string) []byte {
 	}
 	b.WriteString(`"}]}`)
 	return b.Bytes()
+}
+
+// portugueseWords are as frequent with an accent here as they are in chats of Brazilian shops.
+var portugueseWords = strings.Fields(`oi bom dia não consigo falar com a recepção às dez da manhã você pode me ajudar sim claro qual é o seu nome
+	meu pedido ainda chegou e o prazo era ontem vou verificar um momento por favor obrigado de nada até mais já está a caminho amanhã
+	gostaria marcar uma avaliação para terça à tarde temos horário disponível quanto custa o orçamento fica em reais pode ser parcelado no
+	cartão que bom então combinado endereço da clínica é rua das flores número cento e vinte próximo ao metrô`)
+
+// history is a chat of about n bytes: turns of a few sentences, with line ends, quotes and an emoji now and then.
+func history(seed uint64, n int) string {
+	r := rand.New(rand.NewPCG(seed, 2))
+	var b strings.Builder
+	b.WriteString(`{"model":"openai/gpt-6-luna","messages":[{"role":"system","content":"Você é a atendente da Clínica Sorriso."}`)
+	for turn := 0; b.Len() < n; turn++ {
+		b.WriteString(`,{"role":"` + []string{"user", "assistant"}[turn%2] + `","content":"`)
+		for range 10 + r.IntN(60) {
+			b.WriteString(portugueseWords[r.IntN(len(portugueseWords))])
+			b.WriteString([]string{" ", " ", " ", " ", " ", " ", ", ", ". ", `\n`, "? "}[r.IntN(10)])
+			if r.IntN(25) == 0 {
+				b.WriteString([]string{"😊", "R$ 199,00", "“certo”", `\"sim\"`, "🙏🏽"}[r.IntN(5)])
+			}
+		}
+		b.WriteString(`"}`)
+	}
+	b.WriteString(`]}`)
+	return b.String()
+}
+
+// onlyASCII writes what is not ASCII as escapes, as Python's json.dumps does.
+func onlyASCII(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case r < 0x80:
+			b.WriteRune(r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 func imageChat(n int) []byte {
@@ -52,6 +98,34 @@ func BenchmarkParse(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				if err := Parse(c.body, &r); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkParseHistories reads a hundred different chats in turn: the branch predictor learns a single one by heart,
+// and then it costs half of what a chat costs that comes once.
+func BenchmarkParseHistories(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		make func(seed uint64) string
+	}{
+		{"1KiB", func(seed uint64) string { return history(seed, 1<<10) }},
+		{"32KiB", func(seed uint64) string { return history(seed, 32<<10) }},
+		{"ASCII32KiB", func(seed uint64) string { return onlyASCII(history(seed, 25<<10)) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var bodies [100][]byte
+			for i := range bodies {
+				bodies[i] = []byte(c.make(uint64(i)))
+			}
+			var r Request
+			b.SetBytes(int64(len(bodies[0])))
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if err := Parse(bodies[i%len(bodies)], &r); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -122,6 +196,10 @@ func BenchmarkReadEvent(b *testing.B) {
 	}
 }
 
+// gatewayAnswer is a short answer as the Vercel gateway sends it: most of it is the gateway's own record.
+var gatewayAnswer = `{"id":"gen_01KAPZ4M9V6W3T8R2X5Y7Q1B0C","object":"chat.completion","created":1763812345,"model":"openai/gpt-5","choices":[{"index":0,"message":{"role":"assistant","content":"` +
+	strings.Repeat("Claro, posso ajudar com isso. ", 10) + `","provider_metadata":{"openai":{"responseId":"resp_68f0c5d2a1b48190","serviceTier":"default"},"gateway":{"routing":{"originalModelId":"openai/gpt-5","resolvedProvider":"openai","resolvedProviderApiModelId":"gpt-5-2025-08-07","internalResolvedModelId":"openai:gpt-5-2025-08-07","fallbacksAvailable":["azure"],"internalReasoning":"Selected openai as preferred provider","planningReasoning":"System credentials planned for: openai, azure","canonicalSlug":"openai/gpt-5","finalProvider":"openai","attempts":[{"provider":"openai","internalModelId":"openai:gpt-5-2025-08-07","providerApiModelId":"gpt-5-2025-08-07","credentialType":"system","success":true,"startTime":257240.5,"endTime":260698.9,"statusCode":200}],"modelAttemptCount":1,"totalProviderAttemptCount":1},"cost":"0.00190375","marketCost":"0.00190375","generationId":"gen_01KAPZ4M9V6W3T8R2X5Y7Q1B0C","billableWebSearchCalls":0}}},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":219,"completion_tokens":124,"total_tokens":343,"cost":0.00190375,"is_byok":false,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0,"video_tokens":0},"cost_details":{"upstream_inference_cost":null,"upstream_inference_prompt_cost":0,"upstream_inference_completions_cost":0},"completion_tokens_details":{"reasoning_tokens":64,"image_tokens":0},"cache_creation_input_tokens":0,"market_cost":0.00190375},"system_fingerprint":"fp_68f0c5d2a1","service_tier":"default","generationId":"gen_01KAPZ4M9V6W3T8R2X5Y7Q1B0C"}`
+
 func BenchmarkReadBody(b *testing.B) {
 	usage := `"usage":{"prompt_tokens":19,"completion_tokens":124,"total_tokens":143}}`
 	answer := func(text string) string {
@@ -133,6 +211,7 @@ func BenchmarkReadBody(b *testing.B) {
 		body string
 	}{
 		{"chat1KiB", Chat, answer(strings.Repeat("não é? ", 120))},
+		{"gateway2KiB", Chat, gatewayAnswer},
 		{"chat32KiB", Chat, answer(strings.Repeat(portugueseText, 250))},
 		{"embeddings32KiB", Embeddings, `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[` + strings.Repeat("-0.012345678,", 2600) + `0.1]}],"model":"text-embedding-3-small",` + usage},
 		{"image1MiB", Images, `{"created":1,"data":[{"b64_json":"` + strings.Repeat("iVBORw0KGgoAAAAN", 1<<16) + `"}],` + usage},

@@ -317,7 +317,7 @@ func keepEscaped(old string, text []byte) string {
 		if text[i] != '\\' {
 			continue
 		}
-		n := escapeLen(text[i:])
+		n := escapeLen(text, i)
 		if n == 0 {
 			return old
 		}

@@ -37,62 +37,67 @@ func stops(x uint64) uint64 {
 	return (x | (x ^ 0x02*eachByte - 0x21*eachByte) | (x ^ '\\'*eachByte - eachByte)) & topBits
 }
 
-// asciiStops is stops without the marks for non-ASCII, exact beside such bytes.
-func asciiStops(x uint64) uint64 {
-	return ((x ^ 0x02*eachByte - 0x21*eachByte) | (x ^ '\\'*eachByte - eachByte)) &^ x & topBits
-}
-
 // scanString validates the string whose first byte after the opening quote is b[i] and returns the index of its
-// closing quote. Words of plain ASCII, and words whose only other bytes are two-byte sequences (nearly all of
-// Portuguese), are checked whole; escapes and the closing quote are found by the marks of their word; what else there
-// is goes rune by rune.
+// closing quote. It begins with words of plain ASCII, and hands over to scanText where they end.
 func scanString(b []byte, i int) (end int, f stringFlags) {
-	carry := uint64(0) // 0x80 when the word before ended in the first byte of a two-byte sequence
 	for run := 0; i+8 <= len(b); {
-		x := binary.LittleEndian.Uint64(b[i : i+8])
-		var m uint64
-		if x&topBits|carry == 0 {
-			if m = stops(x); m == 0 {
-				i += 8
-				if run++; run == 4 {
-					i, run = skipLongPlain(b, i), 0
-				}
-				continue
+		m := stops(binary.LittleEndian.Uint64(b[i : i+8]))
+		if m == 0 {
+			i += 8
+			if run++; run == 4 {
+				i, run = skipLongPlain(b, i), 0
 			}
-		} else {
-			f |= hasNonASCII
-			lead := x & (x << 1) & topBits    // 11......
-			follow := x &^ (x << 1) & topBits // 10......
-			// Wrong are: three- and four-byte leads, which are not wrong but not for here; C0 and C1, which would be
-			// overlong (a lead must have one of the bits of 0x1e); a lead that nothing follows, and what follows none.
-			wrong := lead&(x<<2) | lead&^(x&(0x1e*eachByte)+0x7e*eachByte) | (follow ^ (lead<<8 | carry))
-			if m = asciiStops(x); m|wrong == 0 {
-				carry = lead >> 56
-				i += 8
-				continue
-			}
-			// Up to the first stop all may be well.
-			if first := m & -m; m == 0 || wrong&(first<<1-1) != 0 {
-				var ok bool
-				i, ok = skipRunes(b, i-int(carry>>7), i+8)
-				if carry = 0; !ok {
-					return i, f | badString
-				}
-				if i == len(b) || runeLen(b, i) != 0 {
-					continue // no stop in this word
-				}
-				m = 0x80
-			}
-			carry = 0
+			continue
 		}
 		i += bits.TrailingZeros64(m) >> 3
-		if b[i] == '"' {
+		switch c := b[i]; {
+		case c == '"':
+			return i, f
+		case c >= utf8.RuneSelf:
+			return scanText(b, i, f|hasNonASCII)
+		}
+		n := escapeLen(b, i)
+		if n == 0 {
+			return i, f | badString
+		}
+		i += n
+		f |= hasEscape
+	}
+	return scanTail(b, i, f)
+}
+
+// scanText is scanString for text with accents, where a branch for each of them would cost more than all else, as no
+// predictor knows where the next one stands. So a word of ASCII and two-byte sequences (nearly all of Portuguese) is
+// checked whole, the same steps whatever is in it; longer sequences go rune by rune.
+func scanText(b []byte, i int, f stringFlags) (end int, _ stringFlags) {
+	carry := uint64(0) // 0x80 when the word before ended in the first byte of a two-byte sequence
+	for i+8 <= len(b) {
+		x := binary.LittleEndian.Uint64(b[i : i+8])
+		lead, follow := x&(x<<1), x&^(x<<1) // 11...... and 10......, by the top bit of each byte
+		// Wrong are: leads of three and four bytes, which are not wrong but not for here; C0 and C1, which would be
+		// overlong (a lead must have one of the bits of 0x1e); a lead that nothing follows, and what follows none.
+		wrong := lead&(x<<2|^(x&(0x1e*eachByte)+0x7e*eachByte)) | (follow ^ (lead<<8 | carry))
+		stop := asciiStops(x)
+		if (wrong|stop)&topBits == 0 {
+			carry = lead >> 56 & 0x80
+			i += 8
+			continue
+		}
+		// Up to the first stop all may be well.
+		stop &= topBits
+		if first := stop & -stop; stop == 0 || wrong&topBits&(first<<1-1) != 0 {
+			var ok bool
+			if i, ok = skipRunes(b, i-int(carry>>7), i+8); !ok {
+				return i, f | badString
+			}
+			carry = 0
+			continue
+		}
+		carry = 0
+		if i += bits.TrailingZeros64(stop) >> 3; b[i] == '"' {
 			return i, f
 		}
-		n := 0
-		if b[i] == '\\' {
-			n = escapeLen(b[i:])
-		}
+		n := escapeLen(b, i)
 		if n == 0 {
 			return i, f | badString
 		}
@@ -100,6 +105,11 @@ func scanString(b []byte, i int) (end int, f stringFlags) {
 		f |= hasEscape
 	}
 	return scanTail(b, i-int(carry>>7), f)
+}
+
+// asciiStops is stops without the marks for non-ASCII, exact beside such bytes. What is not a top bit means nothing.
+func asciiStops(x uint64) uint64 {
+	return ((x ^ 0x02*eachByte - 0x21*eachByte) | (x ^ '\\'*eachByte - eachByte)) &^ x
 }
 
 // scanTail is scanString for the last bytes of a body, one by one.
@@ -110,9 +120,7 @@ func scanTail(b []byte, i int, f stringFlags) (int, stringFlags) {
 			if b[i] == '"' {
 				return i, f
 			}
-			if b[i] == '\\' {
-				n = escapeLen(b[i:])
-			}
+			n = escapeLen(b, i)
 			f |= hasEscape
 		} else if b[i] >= utf8.RuneSelf {
 			f |= hasNonASCII
@@ -125,10 +133,10 @@ func scanTail(b []byte, i int, f stringFlags) (int, stringFlags) {
 	return len(b), f | badString
 }
 
-// skipRunes goes rune by rune up to stop or to the first '"', '\\' or control character. When ok is false the index is
-// that of the invalid byte.
+// skipRunes goes rune by rune to the first ASCII at stop or behind it, or to the first '"', '\\' or control character.
+// When ok is false the index is that of the invalid byte.
 func skipRunes(b []byte, i, stop int) (at int, ok bool) {
-	for i < stop && i < len(b) {
+	for i < len(b) && (i < stop || b[i] >= utf8.RuneSelf) {
 		n := runeLen(b, i)
 		if n <= 0 {
 			return i, n == 0
@@ -171,16 +179,16 @@ func runeLen(b []byte, i int) int {
 	return -1
 }
 
-// escapeLen is the length of the escape sequence that b starts with, 0 when it is not one.
-func escapeLen(b []byte) int {
-	if len(b) < 2 {
+// escapeLen is the length of the escape sequence at b[i], 0 when none is there.
+func escapeLen(b []byte, i int) int {
+	if len(b)-i < 2 || b[i] != '\\' {
 		return 0
 	}
-	switch b[1] {
+	switch b[i+1] {
 	case 'n', '"', '\\', '/', 't', 'r', 'b', 'f':
 		return 2
 	case 'u':
-		if _, ok := hex4(b[2:]); ok {
+		if _, ok := hex4(b[i+2:]); ok {
 			return 6
 		}
 	}
