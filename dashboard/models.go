@@ -128,7 +128,7 @@ func (s *server) createModel(ctx context.Context, in *struct{ Body ModelNew }) (
 	b := in.Body
 	m := metering.Model{
 		Provider: b.Provider, Name: b.Name, GatewayID: b.GatewayID, Kind: b.Kind, Capabilities: b.Capabilities, ContextWindow: b.ContextWindow,
-		MaxOutput: b.MaxOutput, Active: true, RetiresAt: b.RetiresAt, Replacement: b.Replacement, Description: b.Description,
+		MaxOutput: b.MaxOutput, Active: b.Price == nil, RetiresAt: b.RetiresAt, Replacement: b.Replacement, Description: b.Description,
 	}
 	if m.GatewayID == "" {
 		m.GatewayID = m.Provider + "/" + m.Name
@@ -155,9 +155,13 @@ func (s *server) createModel(ctx context.Context, in *struct{ Body ModelNew }) (
 		return nil, s.fail(ctx, "model", err)
 	}
 	s.audit(ctx, "model.create", made.ID, nil, s.modelBody(&made, false))
-	if b.Price != nil {
+	if b.Price != nil { // active only with its price: a call in between would cost nothing that is known
 		if _, err := s.putPrice(ctx, made.ID, price); err != nil {
 			return nil, err
+		}
+		made.Active = true
+		if _, err := s.Registry.UpsertModel(ctx, made); err != nil {
+			return nil, s.fail(ctx, "model", err)
 		}
 	}
 	return s.showModel(ctx, &ByID{made.ID})

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,10 +50,15 @@ type redisShard struct {
 	ready    []Delivery     // read, and not handed out yet
 	left     map[string]int // by entry: how many of its events are not done
 	perEntry int            // events in an entry, by the last read
+	looked   time.Time      // when what was handed out was last read again
 }
 
+// lookEvery is how often what was handed out and is not done is read again while nothing is held here. There is some
+// after a failover: the new server has the entry and never heard that it is done.
+const lookEvery = 30 * time.Second
+
 func newRedisShard(after string) redisShard {
-	return redisShard{after: after, left: make(map[string]int), perEntry: entryEvents}
+	return redisShard{after: after, left: make(map[string]int), perEntry: entryEvents, looked: time.Now()}
 }
 
 var (
@@ -156,7 +163,8 @@ func (q *RedisQueue) Received(ctx context.Context, incarnation uint64) (Ranges, 
 	return all, nil
 }
 
-// Generation tells what Redis is remembered by. It changes when any shard lost its memory.
+// Generation tells what Redis is remembered by. It changes when any shard lost its memory, and when another server took
+// over: a replica has the words, and not necessarily the last events.
 func (q *RedisQueue) Generation(ctx context.Context) (string, error) {
 	word := randomWord()
 	cmds := make([]*redis.StatusCmd, redisShards)
@@ -180,7 +188,33 @@ func (q *RedisQueue) Generation(ctx context.Context) (string, error) {
 		}
 		all.WriteString(old)
 	}
+	all.WriteString(q.histories(ctx))
 	return all.String(), nil
+}
+
+// histories names the replication histories of the servers. Each begins where a server becomes a primary. One that
+// will not tell is not asked again in other ways: then what it lost is sent again when patience ends.
+func (q *RedisQueue) histories(ctx context.Context) string {
+	var mu sync.Mutex
+	var ids []string
+	ask := func(ctx context.Context, node redis.Cmdable) error {
+		info, err := node.Info(ctx, "replication").Result()
+		for line := range strings.Lines(info) {
+			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "master_replid:"); ok {
+				mu.Lock()
+				ids = append(ids, id)
+				mu.Unlock()
+			}
+		}
+		return err
+	}
+	if cluster, ok := q.client.(*redis.ClusterClient); ok {
+		_ = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return ask(ctx, node) })
+	} else {
+		_ = ask(ctx, q.client)
+	}
+	slices.Sort(ids)
+	return strings.Join(ids, "")
 }
 
 func randomWord() string {
@@ -224,6 +258,9 @@ func (q *RedisQueue) renewGeneration(ctx context.Context, shard int) error {
 // Next implements Consumer. Of what was read and is more than asked for, the rest is handed out the next time.
 func (q *RedisQueue) Next(ctx context.Context, shard, most int, wait time.Duration) ([]Delivery, error) {
 	s := &q.shards[shard]
+	if len(s.left) == 0 && s.after == "" && time.Since(s.looked) >= lookEvery {
+		s.after, s.looked = "0", time.Now()
+	}
 	for len(s.ready) < most {
 		entries := min(max((most-len(s.ready))/s.perEntry, 1), mostEntries)
 		if len(s.ready) > 0 {

@@ -46,6 +46,8 @@ func newControlPlane(cfg *Config, st *stores, far bool, metrics *prometheus.Regi
 		gateway := metering.NewGatewayGenerations(&http.Client{Timeout: 30 * time.Second}, cfg.GatewayBaseURL, cfg.GatewayKey.Reveal())
 		c.corrector = metering.NewCorrector(st.usage, gateway, priceFrom(c.local.Prices), log)
 		watchCorrector(metrics, c.corrector)
+	} else if far {
+		log.Warn("AI_GATEWAY_API_KEY is not set here: calls that are cut short stay estimates, for the gateway cannot be asked what they cost")
 	}
 	if far {
 		c.links = link.NewHandler(c.local, cfg.SidecarTokens(), log)

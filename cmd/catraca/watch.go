@@ -26,6 +26,11 @@ func watchSpool(reg prometheus.Registerer, spool *metering.Spool) {
 	gauge(reg, "catraca_spool_depth", "Ended calls that the ledger does not have yet.", func() float64 { return float64(spool.Stats().Depth) })
 	gauge(reg, "catraca_spool_open_calls", "Calls that have begun and not ended.", func() float64 { return float64(spool.Stats().Open) })
 	gauge(reg, "catraca_spool_bytes", "Disk that the spool has.", func() float64 { return float64(spool.Stats().Bytes) })
+	gauge(reg, "catraca_spool_used_bytes", "Of it, what can no longer be written to.", func() float64 { return float64(spool.Stats().Used) })
+	gauge(reg, "catraca_spool_room_bytes", "Disk that the spool may have: its bound, or less where the volume has less.",
+		func() float64 { return float64(spool.Stats().Room) })
+	gauge(reg, "catraca_spool_step", "How full the spool is: 0 fine, 1 from 70 %, 2 from 85 %: the progress of long calls is not written down, 3 from 95 %: calls are refused.",
+		func() float64 { return float64(spool.Stats().Step) })
 	gauge(reg, "catraca_spool_oldest_seconds", "Age of the oldest ended call that the ledger does not have yet.",
 		func() float64 { return spool.Stats().Oldest.Seconds() })
 }
