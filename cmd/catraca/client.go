@@ -62,8 +62,8 @@ func (t *terminal) client() (*client, error) {
 	return c, nil
 }
 
-// call sends a request and reads the answer into out, unless that is nil.
-func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+// request makes one to the admin API; in, unless it is nil, is sent as JSON.
+func (c *client) request(ctx context.Context, method, path string, query url.Values, in any) (*http.Request, error) {
 	address := c.base + path
 	if len(query) > 0 {
 		address += "?" + query.Encode()
@@ -72,17 +72,26 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	if in != nil {
 		text, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body = bytes.NewReader(text)
 	}
 	request, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	if in != nil {
 		request.Header.Set("Content-Type", "application/json")
+	}
+	return request, nil
+}
+
+// call sends a request and reads the answer into out, unless that is nil.
+func (c *client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	request, err := c.request(ctx, method, path, query, in)
+	if err != nil {
+		return err
 	}
 	response, err := c.http.Do(request)
 	if err != nil {

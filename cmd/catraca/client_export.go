@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -56,25 +54,9 @@ func (c exportCommand) Run(t *terminal) error {
 
 // stream sends a request and passes the answer on as it comes, for as long as it takes.
 func (c *client) stream(ctx context.Context, method, path string, query url.Values, in any, out io.Writer) error {
-	address := c.base + path
-	if len(query) > 0 {
-		address += "?" + query.Encode()
-	}
-	var body io.Reader
-	if in != nil {
-		text, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(text)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, address, body)
+	request, err := c.request(ctx, method, path, query, in)
 	if err != nil {
 		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
-	if in != nil {
-		request.Header.Set("Content-Type", "application/json")
 	}
 	patient := *c.http
 	patient.Timeout = 0 // a year of calls takes its time

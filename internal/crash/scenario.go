@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -144,13 +145,14 @@ func (r *running) judged(ctx context.Context, calls []*call) (*verdict, time.Dur
 // mayMeet says whether a client's failure is natural under this scenario's faults: a proxy that is killed is not there,
 // and one that has no room to remember a call refuses it. Nothing else is.
 func (r *running) mayMeet(what string) bool {
-	switch {
-	case r.allowed == "":
-		return false
-	case r.allowed == "full":
-		return what == "ours: 503 "+spoolRefusal
+	gone := !strings.HasPrefix(what, string(ours))
+	switch r.allowed {
+	case "gone":
+		return gone
+	case "full":
+		return gone || what == "ours: 503 "+spoolRefusal
 	}
-	return what[:len("ours")] != string(ours)
+	return false
 }
 
 // spoolRefusal is the code of the refusal of a proxy whose spool is full.
