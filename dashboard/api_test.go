@@ -38,6 +38,7 @@ type store interface {
 	metering.Ledger
 	metering.ModelStore
 	dashboard.UsageReader
+	metering.Corrections
 }
 
 type fixedRate struct{ rate metering.ExchangeRate }

@@ -28,18 +28,13 @@ type ExportedCall struct {
 	OverheadUs        int64     `json:"overhead_us" doc:"Our own share of the time before the upstream was called."`
 	UpstreamID        string    `json:"upstream_id,omitempty"`
 	RecordedAt        time.Time `json:"recorded_at"`
-	Corrects          uuid.UUID `json:"corrects,omitzero" doc:"Of a correction: the id of the row whose estimate it brings to the truth. Its numbers are the difference."`
 }
 
 func exportedCall(r *metering.UsageRow, names map[uuid.UUID]string) ExportedCall {
-	c := ExportedCall{
+	return ExportedCall{
 		Call: callBody(r, names), AudioInputTokens: r.AudioInput, AudioOutputTokens: r.AudioOutput, OverheadUs: r.OverheadUs,
-		UpstreamID: r.UpstreamID, RecordedAt: utc(r.RecordedAt), Corrects: r.Corrects,
+		UpstreamID: r.UpstreamID, RecordedAt: utc(r.RecordedAt),
 	}
-	if c.Corrects != uuid.Nil {
-		c.Outcome = "correction"
-	}
-	return c
 }
 
 func (s *server) exportRoutes() {

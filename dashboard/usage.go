@@ -30,12 +30,13 @@ type Call struct {
 	Model      string `json:"model" doc:"That served, or was asked for when none did."`
 	ModelAsked string `json:"model_asked"`
 
-	Outcome      string `json:"outcome" enum:"ok,refused,client_gone,truncated,unreachable,crashed,internal_error"`
-	Status       int    `json:"status" doc:"What the upstream answered; 0: nothing."`
-	ErrorCode    string `json:"error_code,omitempty"`
-	FinishReason string `json:"finish_reason,omitempty"`
-	LatencyMs    int64  `json:"latency_ms"`
-	TTFTMs       int64  `json:"ttft_ms" doc:"Time to the first byte; 0: none came."`
+	Outcome      string    `json:"outcome" enum:"ok,refused,client_gone,truncated,unreachable,crashed,internal_error,correction"`
+	Corrects     uuid.UUID `json:"corrects,omitzero" format:"uuid" doc:"Of a correction: the id of the row whose estimate it brings to the truth. Its numbers are the difference."`
+	Status       int       `json:"status" doc:"What the upstream answered; 0: nothing."`
+	ErrorCode    string    `json:"error_code,omitempty"`
+	FinishReason string    `json:"finish_reason,omitempty"`
+	LatencyMs    int64     `json:"latency_ms"`
+	TTFTMs       int64     `json:"ttft_ms" doc:"Time to the first byte; 0: none came."`
 
 	Source           string `json:"usage_source" enum:"none,measured,estimated"`
 	InputTokens      int64  `json:"input_tokens"`
@@ -164,6 +165,24 @@ type Sum struct {
 	MeanTTFTMs       int64  `json:"mean_ttft_ms"`
 	CostUSD          string `json:"cost_usd" example:"12.3045"`
 	CostBRL          string `json:"cost_brl" example:"63.30"`
+
+	Latency *Quantiles `json:"latency,omitempty" doc:"To the last byte, of all calls; where it was asked for."`
+	TTFT    *Quantiles `json:"ttft,omitempty" doc:"To the first byte, of the calls that had one; where it was asked for."`
+}
+
+// Quantiles are of a histogram, and within 2 % of those of the calls themselves.
+type Quantiles struct {
+	P50Ms int64 `json:"p50_ms"`
+	P90Ms int64 `json:"p90_ms"`
+	P95Ms int64 `json:"p95_ms"`
+	P99Ms int64 `json:"p99_ms"`
+}
+
+func quantiles(h *metering.Histogram) *Quantiles {
+	if h.Count() == 0 {
+		return nil
+	}
+	return &Quantiles{h.Quantile(0.5), h.Quantile(0.9), h.Quantile(0.95), h.Quantile(0.99)}
 }
 
 // Group is a sum over calls that are alike in what was asked for.
@@ -186,8 +205,9 @@ type Summary struct {
 
 func (s *server) sumCalls(ctx context.Context, in *struct {
 	Span
-	GroupBy  []string `query:"group_by" enum:"hour,day,month,client,model,provider,route,endpoint" doc:"Comma-separated."`
-	TimeZone string   `query:"time_zone" default:"UTC" doc:"Whose days and months; IANA name."`
+	GroupBy   []string `query:"group_by" enum:"hour,day,month,client,model,provider,route,endpoint" doc:"Comma-separated."`
+	TimeZone  string   `query:"time_zone" default:"UTC" doc:"Whose days and months; IANA name."`
+	Quantiles bool     `query:"quantiles" doc:"Quantiles of latency and time to the first byte too."`
 },
 ) (*body[Summary], error) {
 	zone, err := time.LoadLocation(in.TimeZone)
@@ -195,7 +215,7 @@ func (s *server) sumCalls(ctx context.Context, in *struct {
 		return nil, huma.Error422UnprocessableEntity("time_zone is not an IANA name such as America/Sao_Paulo", &huma.ErrorDetail{Location: "query.time_zone", Message: "is unknown"})
 	}
 	q := in.query()
-	q.Zone = zone
+	q.Zone, q.Quantiles = zone, in.Quantiles
 	for _, d := range in.GroupBy {
 		q.GroupBy = append(q.GroupBy, metering.Dimension(d))
 	}
@@ -304,7 +324,7 @@ func (s *server) metrics(ctx context.Context, in Span, length time.Duration, zon
 			continue
 		}
 		q := in.query()
-		q.Zone, q.GroupBy = zone, []metering.Dimension{side.by}
+		q.Zone, q.GroupBy, q.Quantiles = zone, []metering.Dimension{side.by}, true
 		summary, err := s.summary(ctx, q)
 		if err != nil {
 			return nil, err
@@ -321,7 +341,7 @@ func sumBody(t *metering.Totals) Sum {
 		InputTokens: t.Input, OutputTokens: t.Output, TotalTokens: t.Total, CachedTokens: t.Cached,
 		CachedPercent: t.CachedPercent().StringFixed(2), CacheWriteTokens: t.CacheWrite, ReasoningTokens: t.Reasoning,
 		AudioMs: t.AudioMs, Images: t.Images, Characters: t.Characters, MeanLatencyMs: t.MeanLatencyMs(), MeanTTFTMs: t.MeanTTFTMs(),
-		CostUSD: t.USD.String(), CostBRL: t.BRL.String(),
+		CostUSD: t.USD.String(), CostBRL: t.BRL.String(), Latency: quantiles(&t.Latency), TTFT: quantiles(&t.TTFT),
 	}
 }
 
@@ -335,7 +355,10 @@ func callBody(r *metering.UsageRow, names map[uuid.UUID]string) Call {
 		ReasoningTokens: r.Reasoning, AudioMs: r.AudioMs, Images: r.Images, Characters: r.Characters,
 		CostKnown: r.Known, CostUSD: amount(r.USD, r.Known), CostBRL: amount(r.BRL, r.Known),
 		ListUSD: amount(r.ListUSD, r.ListKnown), GatewayUSD: amount(r.GateUSD, r.GateKnown),
-		WasCached: r.WasCached, WasFallback: r.WasFallback, FallbackReason: r.FallbackReason,
+		WasCached: r.WasCached, WasFallback: r.WasFallback, FallbackReason: r.FallbackReason, Corrects: r.Corrects,
+	}
+	if c.Corrects != uuid.Nil {
+		c.Outcome = "correction"
 	}
 	if r.Rate.Rate > 0 {
 		c.Rate, c.RateSource = r.Rate.Rate.String(), r.Rate.Source

@@ -3,6 +3,7 @@ package dashboard_test
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,19 @@ func TestCallsPageByPage(t *testing.T) {
 		if page := want[dashboard.CallPage](s, 200, "GET", "/api/usage?"+query.Encode(), nil); len(page.Calls) != 3 || page.Calls[0].RequestID != "req_001" {
 			s.Errorf("from and to: %+v", page)
 		}
+		truth := events[2]
+		truth.Usage = metering.Usage{Source: metering.Measured, Input: 100, Output: 7, Total: 107, Cached: 25}
+		if err := s.ledger.Correct(s.Context(), truth); err != nil {
+			s.Fatal(err)
+		}
+		corrected := want[dashboard.CallPage](s, 200, "GET", "/api/usage?limit=5", nil)
+		i := slices.IndexFunc(corrected.Calls, func(c dashboard.Call) bool { return c.Outcome == "correction" })
+		if i < 0 || corrected.Calls[i].Corrects != got[2].ID || corrected.Calls[i].OutputTokens != -3 {
+			s.Errorf("with a correction %+v", corrected.Calls)
+		}
+		if sum := want[dashboard.Summary](s, 200, "GET", "/api/usage/summary", nil); sum.Total.Calls != 23 || sum.Total.Estimated != 0 || sum.Total.OutputTokens != 22*10-3 {
+			s.Errorf("the sum with a correction %+v", sum.Total)
+		}
 	})
 }
 
@@ -139,6 +153,18 @@ func TestSums(t *testing.T) {
 		}
 		if names["Uma"] != 100 || names["Outra"] != 100 {
 			s.Errorf("by tenant %v", names)
+		}
+		if all.Total.Latency != nil {
+			s.Errorf("quantiles that nobody asked for: %+v", all.Total.Latency)
+		}
+		slow := want[dashboard.Summary](s, 200, "GET", "/api/usage/summary?group_by=client&quantiles=true", nil)
+		if q := slow.Total.Latency; q == nil || q.P50Ms < 784 || q.P50Ms > 816 || q.P99Ms != q.P50Ms {
+			s.Errorf("200 calls of 800 ms have %+v", q)
+		}
+		for _, g := range slow.Groups {
+			if g.TTFT == nil || g.TTFT.P95Ms < 196 || g.TTFT.P95Ms > 204 {
+				s.Errorf("%s: first bytes at 200 ms have %+v", g.Client, g.TTFT)
+			}
 		}
 		models := want[dashboard.Summary](s, 200, "GET", "/api/usage/summary?group_by=model", nil)
 		if len(models.Groups) != 1 || models.Groups[0].Model != "openai/gpt-4o-mini" || models.Groups[0].Calls != 200 {

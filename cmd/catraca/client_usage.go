@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,6 +24,7 @@ type usageCommand struct {
 	To      string        `placeholder:"TIME" help:"Only before this time."`
 	Limit   int           `default:"20" help:"How many calls to show."`
 	Summary string        `placeholder:"day,model" help:"Sums instead of calls, by day, hour, month, tenant, model, provider, route or endpoint."`
+	Latency bool          `help:"With --summary: how long calls took, as quantiles."`
 }
 
 // Run shows recent calls, or sums.
@@ -61,7 +63,7 @@ func (c usageCommand) Run(t *terminal) error {
 		return err
 	}
 	if c.Summary != "" {
-		return view.summary(c.Summary, c.JSON)
+		return view.summary(c.Summary, c.Latency, c.JSON)
 	}
 	return view.calls(c.Limit, c.JSON)
 }
@@ -227,10 +229,13 @@ func rateOf(calls []dashboard.Call) string {
 	return text
 }
 
-func (v *usageView) summary(by string, asJSON bool) error {
+func (v *usageView) summary(by string, latency, asJSON bool) error {
 	by = strings.ReplaceAll(by, "tenant", "client")
 	var summary dashboard.Summary
 	query := values("client_id", v.client, "from", v.from, "to", v.to, "group_by", by, "time_zone", v.zone)
+	if latency {
+		query.Set("quantiles", "true")
+	}
 	if err := v.api.call(v.t.ctx, http.MethodGet, "/api/usage/summary", query, nil, &summary); err != nil {
 		return err
 	}
@@ -239,17 +244,21 @@ func (v *usageView) summary(by string, asJSON bool) error {
 	}
 	dimensions := strings.Split(by, ",")
 	w := tabwriter.NewWriter(v.t.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s\tCALLS\tFAILED\tIN\tOUT\tCACHED\tUS$\tR$\n", strings.ToUpper(strings.Join(strings.Split(strings.ReplaceAll(by, "client", "tenant"), ","), "\t")))
+	columns := "%s\tCALLS\tFAILED\tIN\tOUT\tCACHED\tUS$\tR$"
+	if latency {
+		columns += "\tP50\tP95\tP99\tFIRST BYTE P50\tP95"
+	}
+	fmt.Fprintf(w, columns+"\n", strings.ToUpper(strings.Join(strings.Split(strings.ReplaceAll(by, "client", "tenant"), ","), "\t")))
 	for _, g := range summary.Groups {
 		for _, d := range dimensions {
 			fmt.Fprintf(w, "%s\t", printable(groupName(g, d)))
 		}
-		if err := writeSum(w, g.Sum); err != nil {
+		if err := writeSum(w, g.Sum, latency); err != nil {
 			return err
 		}
 	}
 	fmt.Fprint(w, "TOTAL", strings.Repeat("\t", len(dimensions)))
-	if err := writeSum(w, summary.Total); err != nil {
+	if err := writeSum(w, summary.Total, latency); err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {
@@ -262,14 +271,19 @@ func (v *usageView) summary(by string, asJSON bool) error {
 	return nil
 }
 
-func writeSum(w *tabwriter.Writer, s dashboard.Sum) error {
+func writeSum(w *tabwriter.Writer, s dashboard.Sum, latency bool) error {
 	usd, errU := decimal.NewFromString(s.CostUSD)
 	brl, errB := decimal.NewFromString(s.CostBRL)
 	if errU != nil || errB != nil {
 		return fmt.Errorf("the server sends a sum that is no number, %q and %q; use a client of its version", s.CostUSD, s.CostBRL)
 	}
-	_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", count(s.Calls), count(s.Errors), count(s.InputTokens), count(s.OutputTokens),
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s", count(s.Calls), count(s.Errors), count(s.InputTokens), count(s.OutputTokens),
 		count(s.CachedTokens), dollars(usd), reais(brl))
+	if latency {
+		all, first := cmp.Or(s.Latency, &dashboard.Quantiles{}), cmp.Or(s.TTFT, &dashboard.Quantiles{})
+		fmt.Fprintf(w, "\t%s ms\t%s ms\t%s ms\t%s ms\t%s ms", count(all.P50Ms), count(all.P95Ms), count(all.P99Ms), count(first.P50Ms), count(first.P95Ms))
+	}
+	_, err := fmt.Fprintln(w)
 	return err
 }
 
