@@ -80,6 +80,10 @@ bench-shared: build ## the same of the proxy alone: on Postgres and Redis, with 
 crash: build ## kills and outages on real processes, half an hour; flags in CRASH, as in CRASH='-run redis -seed 7'
 	$(GO) run ./internal/crash -catraca $(BIN) $(CRASH)
 
+.PHONY: large
+large: ## what takes a fleet: 100 000 tenants in one proxy, 1 000 proxies on one control plane
+	CATRACA_TEST_LARGE=1 $(GO) run ./internal/testenv/start -- $(GO) test -count=1 -v -run 'ManyTenants|AFleetFollows' ./cmd/catraca ./internal/link
+
 .PHONY: sdk
 sdk: $(CACHE)/venv/.installed ## the SDK tests with the Python clients too
 	E2E_PYTHON=$(CACHE)/venv/bin/python $(GO) run ./internal/testcount e2e -- -count=1

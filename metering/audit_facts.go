@@ -203,8 +203,10 @@ func (f *sumFacts) checks() (checks []AuditCheck) {
 		return decimal.Zero
 	}
 	for _, c := range []struct{ id, name, column string }{
-		{"I3-calls", "calls: log = roll-ups", "calls"}, {"I3-tokens", "tokens: log = roll-ups", "total_tokens"},
-		{"I3-usd", "US$: log = roll-ups", "cost_usd"}, {"I3-brl", "R$: log = roll-ups", "cost_brl"},
+		{"I3-calls", "calls: log = roll-ups", "calls"},
+		{"I3-tokens", "tokens: log = roll-ups", "total_tokens"},
+		{"I3-usd", "US$: log = roll-ups", "cost_usd"},
+		{"I3-brl", "R$: log = roll-ups", "cost_brl"},
 	} {
 		left, right := at(f.log, c.column), at(f.rollups, c.column)
 		checks = append(checks, AuditCheck{

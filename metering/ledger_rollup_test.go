@@ -51,7 +51,15 @@ func ledgerValue[T any](t *testing.T, s store, query string) (v T) {
 
 // allSides are ways to ask for sums.
 var allSides = [][]Dimension{
-	nil, {ByHour}, {ByDay}, {ByMonth}, {ByClient}, {ByModel}, {ByProvider}, {ByRoute}, {ByEndpoint},
+	nil,
+	{ByHour},
+	{ByDay},
+	{ByMonth},
+	{ByClient},
+	{ByModel},
+	{ByProvider},
+	{ByRoute},
+	{ByEndpoint},
 	{ByHour, ByClient, ByModel, ByProvider, ByRoute, ByEndpoint},
 }
 

@@ -26,8 +26,13 @@ func (p *Postgres) Audit(ctx context.Context, o AuditOptions) (AuditReport, erro
 			what string
 			read func() error
 		}{
-			{"numbers", a.numbers}, {"rows", a.rows}, {"sums", a.sums}, {"histograms", a.latencies}, {"cache performance", a.cache},
-			{"costs", a.costs}, {"totals", a.totals},
+			{"numbers", a.numbers},
+			{"rows", a.rows},
+			{"sums", a.sums},
+			{"histograms", a.latencies},
+			{"cache performance", a.cache},
+			{"costs", a.costs},
+			{"totals", a.totals},
 		} {
 			if err := part.read(); err != nil {
 				return fmt.Errorf("%s: %w", part.what, err)

@@ -32,8 +32,13 @@ func (s *SQLite) Audit(ctx context.Context, o AuditOptions) (AuditReport, error)
 		what string
 		read func() error
 	}{
-		{"numbers", a.numbers}, {"rows", a.rows}, {"sums", a.sums}, {"histograms", a.latencies}, {"cache performance", a.cache},
-		{"costs", a.costs}, {"totals", a.totals},
+		{"numbers", a.numbers},
+		{"rows", a.rows},
+		{"sums", a.sums},
+		{"histograms", a.latencies},
+		{"cache performance", a.cache},
+		{"costs", a.costs},
+		{"totals", a.totals},
 	} {
 		if err := part.read(); err != nil {
 			return AuditReport{}, fmt.Errorf("audit: %s: %w", part.what, err)

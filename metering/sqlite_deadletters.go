@@ -20,7 +20,9 @@ const sqliteLetterColumns = `incarnation, seq, digest, state, reason, note, trie
 func (r *letterRow) sqliteScan(row interface{ Scan(...any) error }, more ...any) error {
 	var client string
 	err := row.Scan(append([]any{
-		&r.incarnation, &r.seq, &r.digest, &r.State, &r.Reason, &r.Note, &r.Tries, sqliteInstant{&r.CreatedAt}, sqliteInstant{&r.SettledAt},
+		&r.incarnation, &r.seq, &r.digest, &r.State, &r.Reason, &r.Note, &r.Tries,
+		sqliteInstant{&r.CreatedAt},
+		sqliteInstant{&r.SettledAt},
 		&client, &r.tokens, &r.usd, &r.brl,
 	}, more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
