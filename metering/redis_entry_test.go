@@ -447,3 +447,61 @@ func BenchmarkRedisBatch(b *testing.B) {
 		})
 	}
 }
+
+// TestRedisAfterAFailover: a replica takes over that never heard that an entry was done. The spools hear of it at once,
+// and the entry, which is pending for ever, is handed out again and goes.
+func TestRedisAfterAFailover(t *testing.T) {
+	primary, err := testenv.StartRedis(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(primary.Stop)
+	replica, err := testenv.StartRedis(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(replica.Stop)
+	ctx := t.Context()
+	client := openRedis(t, primary.URL)
+	events := numbered(3)
+	q, shard := entryQueue(t, client, events)
+	publishTogether(t, q, events...)
+	ds := mustNext(t, q, shard, 10)
+	if err := replica.Follow(ctx, primary); err != nil {
+		t.Fatal(err)
+	}
+	before, err := q.Generation(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := q.Generation(ctx); err != nil || again != before {
+		t.Fatalf("with no change another generation: %v", err)
+	}
+	if err := replica.Promote(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Done(ctx, shard, ds); err != nil { // to the old one
+		t.Fatal(err)
+	}
+	primary.Kill()
+	if err := replica.TakeOver(ctx, primary); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other generation", func() bool {
+		after, err := q.Generation(ctx)
+		return err == nil && after != before
+	})
+	mustBeOnStream(t, client, shard, 1, 1)
+	if got := mustNext(t, q, shard, 10); len(got) != 0 {
+		t.Fatalf("%d events before it was time to look", len(got))
+	}
+	q.shards[shard].looked = time.Now().Add(-lookEvery)
+	got := mustNext(t, q, shard, 10)
+	if seqs := entrySeqs(t, got); !slices.Equal(seqs, []uint64{1, 2, 3}) {
+		t.Fatalf("handed out again: %v", seqs)
+	}
+	if err := q.Done(ctx, shard, got); err != nil {
+		t.Fatal(err)
+	}
+	mustBeOnStream(t, client, shard, 0, 0)
+}
