@@ -51,6 +51,7 @@ const (
 	wholeTries = 2
 	// poisonTries is how often one event must fail, while others succeed, to be held for the cause.
 	poisonTries = 5
+	poisonWait  = time.Minute
 )
 
 // Worker brings events from a queue into the ledger.
@@ -183,8 +184,8 @@ type attempt struct {
 	Delivery
 	event   Event
 	settled bool
-	since   int64 // when a batch with it first failed, in ns
-	fails   int   // alone, after the ledger took others since then
+	since   int64 // when a batch with it first failed, or when it was last held against it, in ns
+	fails   int   // alone, each after the ledger took others since then
 }
 
 // fetch gets the next batch: as it comes when there is much, after a moment of waiting when there is little.
@@ -335,8 +336,12 @@ func (c *consumption) try(ctx context.Context, batch []*attempt) error {
 // failed notes that an event failed alone. It is parked when no try can help, or when it has failed again and again
 // while the ledger took others: with only failures around, the cause may be the ledger.
 func (c *consumption) failed(ctx context.Context, a *attempt, err error) {
-	if c.success.Load() >= a.since {
+	// After the first time, an outage that begins now must not be held against it: others succeed again in between, or
+	// it is given time.
+	now := c.now()
+	if c.success.Load() >= a.since || a.fails > 0 && now.UnixNano()-a.since >= int64(poisonWait) {
 		a.fails++
+		a.since = now.UnixNano()
 	}
 	if errors.Is(err, ErrUnrecordable) || a.fails >= poisonTries {
 		c.bury(ctx, a, err)
