@@ -285,9 +285,11 @@ func TestCorrectorWaitsForWhatIsBlank(t *testing.T) {
 		})
 		_, stop := corrRun(t, store, gateway)
 		time.Sleep(5 * time.Minute)
+		store.mu.Lock()
 		if len(store.corrects) != 1 || store.corrects[0].Output != 30 {
 			t.Errorf("after five minutes: %+v", store.corrects)
 		}
+		store.mu.Unlock()
 		time.Sleep(time.Hour)
 		stop()
 		if len(store.corrects) != 2 || store.corrects[1].Total != 0 || store.corrects[1].USD != 0 || !store.corrects[1].Known {
