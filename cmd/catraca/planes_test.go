@@ -84,13 +84,11 @@ func newDeployment(t *testing.T) *deployment {
 	bin := build(t)
 	d := &deployment{T: t, bin: bin, simulator: freeAddress(t), control: freeAddress(t), link: freeAddress(t)}
 	var err error
-	if d.postgres, err = testenv.StartPostgres(true); err != nil {
-		t.Skip("skipped: ", err)
-	}
+	d.postgres, err = testenv.StartPostgres(true)
+	testenv.Need(t, err)
 	t.Cleanup(d.postgres.Stop)
-	if d.redis, err = testenv.StartRedis(false); err != nil {
-		t.Skip("skipped: ", err)
-	}
+	d.redis, err = testenv.StartRedis(false)
+	testenv.Need(t, err)
 	t.Cleanup(d.redis.Stop)
 	d.shared = []string{
 		"CATRACA_DATABASE_URL=" + d.postgres.URL, "CATRACA_REDIS_URL=" + d.redis.URL, "CATRACA_MASTER_KEY=" + goodMasterKey(),

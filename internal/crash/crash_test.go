@@ -91,13 +91,7 @@ func needServers(t *testing.T) {
 		}
 		errs = append(errs, err)
 	}
-	switch err := errors.Join(errs...); {
-	case err == nil:
-	case errors.Is(err, testenv.ErrNotInstalled) && os.Getenv("CI") != "true" && os.Getenv("CATRACA_TEST_REQUIRE_SERVICES") != "1":
-		t.Skip("skipped: ", err)
-	default:
-		t.Fatal(err)
-	}
+	testenv.Need(t, errors.Join(errs...))
 }
 
 // TestMatrixIsComplete: a scenario that lost its faults would prove nothing and pass.

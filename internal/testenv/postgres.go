@@ -26,7 +26,7 @@ import (
 func Postgres(t testing.TB) string {
 	t.Helper()
 	server, err := postgresServer()
-	need(t, err)
+	Need(t, err)
 	return createDatabase(t, server, "template0")
 }
 
@@ -34,9 +34,9 @@ func Postgres(t testing.TB) string {
 func Migrated(t testing.TB) string {
 	t.Helper()
 	server, err := postgresServer()
-	need(t, err)
+	Need(t, err)
 	template, err := migratedTemplate()
-	need(t, err)
+	Need(t, err)
 	return createDatabase(t, server, template)
 }
 

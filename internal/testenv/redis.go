@@ -27,7 +27,7 @@ const privateDatabases = 512
 func Redis(t testing.TB) string {
 	t.Helper()
 	server, err := redisServer()
-	need(t, err)
+	Need(t, err)
 	opts, err := redis.ParseURL(server)
 	if err != nil {
 		t.Fatalf("CATRACA_TEST_REDIS_URL: %v", err)

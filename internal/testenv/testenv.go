@@ -58,9 +58,9 @@ func serverURL(variable string, start func(durable bool) (*Server, error)) (stri
 	return s.URL, nil
 }
 
-// need ends the test when a server could not be had. What is not installed only skips it, unless somebody relies on
+// Need ends the test when a server could not be had. What is not installed only skips it, unless somebody relies on
 // all tests being run.
-func need(t testing.TB, err error) {
+func Need(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:

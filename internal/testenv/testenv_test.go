@@ -209,7 +209,7 @@ func TestMissingServers(t *testing.T) {
 		t.Setenv("CI", c.ci)
 		t.Setenv("CATRACA_TEST_REQUIRE_SERVICES", c.require)
 		r := &recorder{TB: t}
-		if need(r, c.err); r.ended != c.want {
+		if Need(r, c.err); r.ended != c.want {
 			t.Errorf("%v with CI=%q and required=%q: %q, want %q", c.err, c.ci, c.require, r.ended, c.want)
 		}
 	}
@@ -269,7 +269,7 @@ func TestServersComeBack(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	pg, err := StartPostgres(true)
-	need(t, err)
+	Need(t, err)
 	defer pg.Stop()
 	was := pg.URL
 	if err := onPostgres(ctx, was, func(c *pgx.Conn) error { _, err := c.Exec(ctx, "CREATE TABLE marks (n int)"); return err }); err != nil {
@@ -285,7 +285,7 @@ func TestServersComeBack(t *testing.T) {
 		}
 	}
 	first, err := StartRedis(false)
-	need(t, err)
+	Need(t, err)
 	defer first.Stop()
 	set := func(s *Server, key string) error {
 		rdb := s.redisClient()
@@ -321,7 +321,7 @@ func failOver(t *testing.T, first *Server, set func(*Server, string) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
 	defer cancel()
 	second, err := StartRedis(false)
-	need(t, err)
+	Need(t, err)
 	defer second.Stop()
 	if err := second.Follow(ctx, first); err != nil {
 		t.Fatal(err)
