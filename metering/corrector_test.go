@@ -166,7 +166,7 @@ func TestCorrectorAsksUntilItIsKnown(t *testing.T) {
 		want.Cost = Cost{
 			USD: 777, BRL: 5 * 777, Known: true, ListUSD: 320, ListKnown: true, GateUSD: 777, GateKnown: true, Rate: want.Rate,
 		}
-		if got := store.corrects[0]; got != want {
+		if got := store.corrects[0]; !sameEvent(got, want) {
 			t.Errorf("recorded\n%+v, want\n%+v", got, want)
 		}
 		// 0 s, and then 30 s, 1, 2 and 5 minutes after each other, give or take a look for what is due.

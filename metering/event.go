@@ -15,13 +15,17 @@ import (
 // The encoding of an Event, little-endian:
 //
 //	version u8 │ incarnation u64 │ seq u64 │ client 16 │ admitted µs i64 │ flags u16 │ source u8 │ outcome u8
-//	│ numbers, zigzag varints │ key, model and price ids, 16 each where flagged │ texts, each a length byte and UTF-8
+//	│ numbers, zigzag varints │ key, model and price ids, 16 each where flagged │ holds where flagged, a count byte and
+//	window and amount of each as varints │ texts, each a length byte and UTF-8
+//
+// Version 2 has holds or a doubt, and version 1 has neither: calls that no budget concerns are read by older releases too.
 //
 // The first seventeen bytes keep their place in every version to come, so that whoever meets an event that is too new
 // for it can still say which one it was. There is exactly one encoding of an event: what Decode accepts, Append writes
 // again to the byte.
 const (
 	eventVersion = 1
+	heldVersion  = 2
 
 	atIncarnation = 1
 	atSeq         = 9
@@ -37,7 +41,7 @@ const (
 	textLimit  = 255
 	numberOf   = 21
 	textOf     = 14
-	maxEncoded = prefixBytes + (numberOf+2)*binary.MaxVarintLen64 + 3*16 + textOf*(1+textLimit)
+	maxEncoded = prefixBytes + (numberOf+2)*binary.MaxVarintLen64 + 3*16 + 1 + maxHolds*2*binary.MaxVarintLen64 + textOf*(1+textLimit)
 
 	// Times outside of the years 1 to 9999 are none of ours, and a database may not hold them.
 	firstMicro, lastMicro = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -55,7 +59,11 @@ const (
 	flagCached
 	flagFallback
 	flagRateDate
+	flagHolds
+	flagDoubt
 	flagEnd
+
+	flagsHeld = flagHolds | flagDoubt
 )
 
 // ErrMalformed says that bytes are not an event, or not one as Append writes it.
@@ -66,7 +74,7 @@ var ErrMalformed = errors.New("not a well-formed event")
 type VersionError struct{ Version byte }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("event version %d is not known to this release, which knows %d", e.Version, eventVersion)
+	return fmt.Sprintf("event version %d is not known to this release, which knows %d", e.Version, heldVersion)
 }
 
 // numbers lists whole-number fields in their order of encoding. LatencyMs comes first because the spool peeks at it.
@@ -93,13 +101,13 @@ func (e *Event) texts() [textOf]*string {
 // and an upstream may send both: one bad id must not keep a charge out of the ledger.
 func (e *Event) Append(dst []byte) []byte {
 	le := binary.LittleEndian
-	dst = append(dst, eventVersion)
+	flags := e.flags()
+	dst = append(dst, versionOf(flags))
 	dst = le.AppendUint64(dst, e.Incarnation)
 	dst = le.AppendUint64(dst, e.Seq)
 	dst = append(dst, e.ClientID[:]...)
 	dst = le.AppendUint64(dst, uint64(min(max(e.AdmittedAt.UnixMicro(), firstMicro), lastMicro)))
 	day, dated := dayOf(e.Rate.Date)
-	flags := e.flags()
 	if dated {
 		flags |= flagRateDate
 	}
@@ -118,6 +126,7 @@ func (e *Event) Append(dst []byte) []byte {
 			dst = append(dst, id[:]...)
 		}
 	}
+	dst = e.appendHolds(dst)
 	for _, text := range e.texts() {
 		s := cleanText(*text, textLimit)
 		dst = append(dst, byte(len(s)))
@@ -136,7 +145,56 @@ func (e *Event) flags() uint16 {
 			flags |= 1 << i
 		}
 	}
+	if len(e.Holds) > 0 {
+		flags |= flagHolds
+	}
+	if e.Doubt {
+		flags |= flagDoubt
+	}
 	return flags
+}
+
+func versionOf(flags uint16) byte {
+	if flags&flagsHeld != 0 {
+		return heldVersion
+	}
+	return eventVersion
+}
+
+func known(version byte) bool { return version == eventVersion || version == heldVersion }
+
+func (e *Event) appendHolds(dst []byte) []byte {
+	if len(e.Holds) == 0 {
+		return dst
+	}
+	holds := e.Holds[:min(len(e.Holds), maxHolds)]
+	dst = append(dst, byte(len(holds)))
+	for _, h := range holds {
+		dst = binary.AppendVarint(dst, h.Window)
+		dst = binary.AppendVarint(dst, h.Amount)
+	}
+	return dst
+}
+
+func (e *Event) decodeHolds(b []byte) (rest []byte, err error) {
+	if len(b) == 0 || b[0] == 0 || b[0] > maxHolds {
+		return nil, fmt.Errorf("%w: how many holds", ErrMalformed)
+	}
+	e.Holds = make([]Hold, b[0])
+	b = b[1:]
+	for i := range e.Holds {
+		h := &e.Holds[i]
+		if h.Window, b, err = varint(b); err != nil {
+			return nil, err
+		}
+		if h.Amount, b, err = varint(b); err != nil {
+			return nil, err
+		}
+		if h.Window <= 0 || h.Amount < 0 {
+			return nil, fmt.Errorf("%w: a hold", ErrMalformed)
+		}
+	}
+	return b, nil
 }
 
 // dayOf counts days since 1970 of the date that t shows where it is; ok is false for no date.
@@ -161,7 +219,7 @@ func (e *Event) Decode(b []byte) error {
 		return fmt.Errorf("%w: %d bytes", ErrMalformed, len(b))
 	}
 	e.Incarnation, e.Seq = peekIdentity(b)
-	if b[0] != eventVersion {
+	if !known(b[0]) {
 		return &VersionError{b[0]}
 	}
 	if err := e.decode(b); err != nil {
@@ -177,11 +235,12 @@ func (e *Event) decode(b []byte) error {
 	micro := int64(le.Uint64(b[atAdmitted:]))
 	flags := le.Uint16(b[atFlags:])
 	e.Source, e.Outcome = Source(b[atSource]), Outcome(b[atOutcome])
-	if micro < firstMicro || micro > lastMicro || flags >= flagEnd || e.Source > Estimated || e.Outcome > InternalError {
+	if micro < firstMicro || micro > lastMicro || flags >= flagEnd || b[0] != versionOf(flags) || e.Source > Estimated || e.Outcome > InternalError {
 		return fmt.Errorf("%w: time, flags, source or outcome out of range", ErrMalformed)
 	}
 	e.AdmittedAt = time.UnixMicro(micro).UTC()
 	e.Streamed, e.WasCached, e.WasFallback = flags&flagStreamed != 0, flags&flagCached != 0, flags&flagFallback != 0
+	e.Doubt = flags&flagDoubt != 0
 	e.Known, e.ListKnown, e.GateKnown = flags&flagKnown != 0, flags&flagListKnown != 0, flags&flagGateKnown != 0
 
 	b, err := e.decodeNumbers(b[prefixBytes:], flags)
@@ -197,6 +256,11 @@ func (e *Event) decode(b []byte) error {
 		}
 		if b = b[copy(id[:], b):]; *id == uuid.Nil {
 			return fmt.Errorf("%w: an id of zero", ErrMalformed)
+		}
+	}
+	if flags&flagHolds != 0 {
+		if b, err = e.decodeHolds(b); err != nil {
+			return err
 		}
 	}
 	return e.decodeTexts(b)
@@ -261,7 +325,7 @@ func peekForeign(b []byte) (version byte, ok bool) {
 	if len(b) < atClient || len(b) > maxPayload {
 		return 0, false
 	}
-	return b[0], b[0] != eventVersion
+	return b[0], !known(b[0])
 }
 
 // peekIdentity reads who an encoded event is. It has atClient bytes at least.
@@ -279,7 +343,7 @@ func peekClient(b []byte) (id uuid.UUID) {
 
 // peekEnd reads when a call ended, in microseconds: when it was admitted and how long it took.
 func peekEnd(b []byte) int64 {
-	if len(b) < prefixBytes || b[0] != eventVersion {
+	if len(b) < prefixBytes || !known(b[0]) {
 		return 0
 	}
 	ms, _ := binary.Varint(b[prefixBytes:])

@@ -426,7 +426,7 @@ func TestSpoolFlippedByte(t *testing.T) {
 			t.Fatalf("byte %d: %+v", at, st)
 		}
 		for i, e := range events {
-			if e == want[i] {
+			if sameEvent(e, want[i]) {
 				continue
 			}
 			if hit != 2*i+1 || e.Outcome != Crashed || e.Seq != want[i].Seq || e.RequestID != want[i].RequestID {

@@ -61,6 +61,7 @@ type logRow struct {
 	gateUSD     nullInt64
 	rate        int64
 	details     string // JSON
+	holds       string // JSON: [[window, amount], …]
 	recordedAt  time.Time
 
 	corrects    uuid.UUID // id of the row that this one corrects; zero: it is a call
@@ -145,6 +146,7 @@ var logColumns = []logColumn{
 	{"finish_reason", asOptional, func(r *logRow) any { return &r.FinishReason }},
 	{"request_bytes", asNumber, func(r *logRow) any { return &r.RequestBytes }},
 	{"response_bytes", asNumber, func(r *logRow) any { return &r.ResponseBytes }},
+	{"budget_holds", asDocument, func(r *logRow) any { return &r.holds }},
 }
 
 // allColumns is what a row has that is read again, or that is a correction. A call has the defaults of the last two.
@@ -262,6 +264,7 @@ func newLogRow(ev *Event) logRow {
 		b, _ := json.Marshal(map[string]string{"code": cleanText(ev.ErrorCode, maxColumn)}) // strings always marshal
 		r.details = string(b)
 	}
+	r.holds = holdsText(ev.Holds)
 	r.AdmittedAt = ev.AdmittedAt.UTC().Truncate(time.Microsecond)
 	for _, s := range []*string{
 		&r.Provider, &r.model, &r.ModelAsked, &r.Endpoint, &r.Route, &r.UpstreamID, &r.Rate.Source, &r.ConversationID,
@@ -306,7 +309,34 @@ func (r *logRow) usageRow() UsageRow {
 			ev.ErrorCode = d.Code
 		}
 	}
+	ev.Holds = parseHolds(r.holds)
 	return UsageRow{ID: r.id, Event: ev, RecordedAt: r.recordedAt.UTC(), Corrects: r.corrects}
+}
+
+// holdsText writes holds as the log has them; nothing for none.
+func holdsText(holds []Hold) string {
+	if len(holds) == 0 {
+		return ""
+	}
+	b := []byte{'['}
+	for i, h := range holds[:min(len(holds), maxHolds)] {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, "[%d,%d]", h.Window, h.Amount)
+	}
+	return string(append(b, ']'))
+}
+
+func parseHolds(text string) (holds []Hold) {
+	var pairs [][2]int64
+	if text == "" || json.Unmarshal([]byte(text), &pairs) != nil {
+		return nil
+	}
+	for _, p := range pairs {
+		holds = append(holds, Hold{p[0], p[1]})
+	}
+	return holds
 }
 
 func indexOf(words []string, word string) int {

@@ -102,10 +102,25 @@ type Event struct {
 	WasFallback    bool
 	FallbackReason string
 
+	// Holds are what was held of budgets for this call; what ends a call settles them. Doubt says that more may have been
+	// used than is counted here, for the call was cut short: what is left of the holds is then not free again before the
+	// upstream's own figure is known.
+	Holds []Hold
+	Doubt bool
+
 	// What a crash charge can be worked out from, while the call is open.
 	RequestBytes  int64 // length of the prompt as it was sent
 	ResponseBytes int64 // text bytes of the answer that have passed
 }
+
+// Hold is an amount that was held of one window of a budget, in that budget's unit.
+type Hold struct {
+	Window int64
+	Amount int64
+}
+
+// maxHolds is how many holds an event can have: as many as one call may have budgets.
+const maxHolds = 12
 
 // Cost is what a Usage costs by one price and one exchange rate, both fixed at admission.
 type Cost struct {

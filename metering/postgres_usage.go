@@ -207,6 +207,17 @@ func (p *Postgres) Owner(ctx context.Context, client uuid.UUID, upstreamID strin
 	return route, provider, upstreamID != "", nil
 }
 
+// Seen tells whether the ledger has a call of a conversation since a time. Nothing indexes conversations: it looks through
+// the client's calls since then, newest first, and is for rare questions.
+func (p *Postgres) Seen(ctx context.Context, client uuid.UUID, conversation string, since time.Time) (seen bool, err error) {
+	err = p.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM gateway_usage_logs WHERE client_id = $1 AND created_at >= $2 AND conversation_id = $3)",
+		client, since, cleanText(conversation, maxColumn)).Scan(&seen)
+	if err != nil {
+		return false, fmt.Errorf("look up a conversation: %w", err)
+	}
+	return seen, nil
+}
+
 // textDecimal reads a decimal number that a store gives as text.
 type textDecimal struct{ d *decimal.Decimal }
 

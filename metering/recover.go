@@ -19,6 +19,7 @@ func (s *Spool) recover() error {
 		return fmt.Errorf("spool directory: %w", err)
 	}
 	logs := make(map[uint64]*callLog)
+	s.earlier = make(map[uint64]uint64)
 	for _, entry := range entries {
 		if !strings.HasSuffix(entry.name, segmentSuffix) {
 			continue
@@ -46,6 +47,7 @@ func (s *Spool) recover() error {
 			return err
 		}
 		s.logs = append(s.logs, l)
+		s.earlier[incarnation] = max(l.calls.end, 1) - 1
 	}
 	slices.SortStableFunc(s.logs, func(a, b *callLog) int { return a.segments[0].begun.Compare(b.segments[0].begun) })
 	for _, l := range s.logs {
@@ -193,6 +195,7 @@ func (e *Event) crash(price func(*Event)) {
 	}
 	tokens := func(bytes int64) int64 { return (max(bytes, 0) + bytesPerToken - 1) / bytesPerToken }
 	e.Usage.Source = Estimated
+	e.Doubt = len(e.Holds) > 0
 	e.Input = max(e.Input, tokens(e.RequestBytes))
 	e.Output = max(e.Output, tokens(e.ResponseBytes))
 	e.Total = e.Input + e.Output

@@ -61,6 +61,19 @@ func (s *Spool) Report() []LogReport {
 	return reports
 }
 
+// Over tells whether an earlier incarnation on this spool has nothing left here that the ledger is not known to have, and
+// the highest number that it gave out, as far as it was found at the start. One that the spool knows nothing of is over.
+func (s *Spool) Over(incarnation uint64) (last uint64, over bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.logs {
+		if l.incarnation == incarnation {
+			return 0, false
+		}
+	}
+	return s.earlier[incarnation], true
+}
+
 // then is r with a number above all that it has: Add without the search, which a set of many holes would pay for each time.
 func (r Ranges) then(n uint64) Ranges {
 	if last := len(r) - 1; last >= 0 && n-r[last][1] == 1 {

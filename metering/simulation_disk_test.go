@@ -284,7 +284,7 @@ func (s *sim) wrote(p *simProxy, path string, b []byte, whole bool, err error) {
 		}
 		s.failf("a record of call %v, which is none", id)
 	}
-	version := slices.Index(c.versions, e)
+	version := slices.IndexFunc(c.versions, func(v Event) bool { return sameEvent(v, e) })
 	if version < 0 {
 		s.failf("a record of call %v that says what no caller said: %+v", c, e)
 	}

@@ -108,7 +108,7 @@ func (l simLedgerOf) DeadLetter(_ context.Context, raw []byte, ev Event, reason 
 		return errSim
 	}
 	var e Event
-	if err := e.Decode(raw); err != nil || e != ev || reason == "" {
+	if err := e.Decode(raw); err != nil || !sameEvent(e, ev) || reason == "" {
 		l.s.failf("a dead letter that is not the event: %v", err)
 	}
 	id := simID{e.Incarnation, e.Seq}
@@ -128,12 +128,12 @@ func (s *sim) arrives(e Event) {
 	id := simID{e.Incarnation, e.Seq}
 	c := s.calls[id]
 	if c == nil {
-		if !slices.ContainsFunc(s.phantoms[id], func(p Event) bool { return simCrash(p) == e }) {
+		if !slices.ContainsFunc(s.phantoms[id], func(p Event) bool { return sameEvent(simCrash(p), e) }) {
 			s.failf("event %v is of no call", id)
 		}
 		return
 	}
-	if c.closing && e == c.versions[len(c.versions)-1] {
+	if c.closing && sameEvent(e, c.versions[len(c.versions)-1]) {
 		c.first = e // exact is right at any time
 		return
 	}
@@ -144,15 +144,15 @@ func (s *sim) arrives(e Event) {
 		s.failf("call %v is sent as %+v while its process lives", c, e)
 	}
 	for v := max(c.lo, 0); v <= c.hi; v++ {
-		if last := c.closing && v == len(c.versions)-1; !last && simCrash(c.versions[v]) == e {
-			if c.first.Outcome == Crashed && c.first != e && !c.powered {
+		if last := c.closing && v == len(c.versions)-1; !last && sameEvent(simCrash(c.versions[v]), e) {
+			if c.first.Outcome == Crashed && !sameEvent(c.first, e) && !c.powered {
 				s.failf("call %v is charged as %+v, and then as %+v", c, c.first, e)
 			}
 			c.first = e
 			return
 		}
 	}
-	if c.lo < 0 && slices.ContainsFunc(s.phantoms[id], func(p Event) bool { return simCrash(p) == e }) {
+	if c.lo < 0 && slices.ContainsFunc(s.phantoms[id], func(p Event) bool { return sameEvent(simCrash(p), e) }) {
 		return
 	}
 	s.failf("call %v, which may be known by version %d to %d, is sent as %+v", c, c.lo, c.hi, e)

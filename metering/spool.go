@@ -73,9 +73,10 @@ type Spool struct {
 	lastID     uint32
 	newest     uint32 // of the live log's segments and spares
 	joined     int
-	current    *segment   // the end of the live log; nil when none could be made
-	spares     []*segment // made, and holding nothing yet
-	next       uint64     // sequence number
+	current    *segment          // the end of the live log; nil when none could be made
+	spares     []*segment        // made, and holding nothing yet
+	earlier    map[uint64]uint64 // of each incarnation that was found at the start, the highest number it gave out
+	next       uint64            // sequence number
 	late       []lateClose
 	broken     error      // why Open refuses
 	newNames   bool       // in the directory, that are not synced

@@ -249,5 +249,15 @@ func (s *SQLite) Owner(ctx context.Context, client uuid.UUID, upstreamID string)
 	return route, provider, upstreamID != "", nil
 }
 
+// Seen tells whether the ledger has a call of a conversation since a time.
+func (s *SQLite) Seen(ctx context.Context, client uuid.UUID, conversation string, since time.Time) (seen bool, err error) {
+	err = s.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM gateway_usage_logs WHERE client_id = ? AND created_at >= ? AND conversation_id = ?)",
+		client.String(), since.UnixMicro(), cleanText(conversation, maxColumn)).Scan(&seen)
+	if err != nil {
+		return false, fmt.Errorf("look up a conversation: %w", err)
+	}
+	return seen, nil
+}
+
 // MakePartitions has nothing to do: SQLite has no partitions.
 func (s *SQLite) MakePartitions(context.Context, time.Time, int) (made int, err error) { return 0, nil }

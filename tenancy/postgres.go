@@ -36,7 +36,9 @@ SELECT c.id, coalesce(nullif(s.name, ''), to_jsonb(c) ->> 'name', ''), coalesce(
        coalesce(s.unknown_models, ''), coalesce(s.time_zone, '` + DefaultTimeZone + `'), coalesce(s.raw_phones, false),
        coalesce(s.on_client_gone, '` + string(CancelGone) + `'),
        coalesce(CASE WHEN to_jsonb(c) ->> 'created_at' ~ '^\d{4}-\d\d-\d\d[ T]\d\d:' THEN (to_jsonb(c) ->> 'created_at')::timestamptz END,
-                s.created_at, 'epoch'), s.updated_at, s.phone_key
+                s.created_at, 'epoch'), s.updated_at, s.phone_key,
+       EXISTS (SELECT FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL))
+       OR EXISTS (SELECT FROM budget_policies y WHERE y.client_id = c.id)
   FROM clients c LEFT JOIN client_settings s ON s.client_id = c.id
  WHERE s.deleted_at IS NULL`
 
@@ -237,7 +239,7 @@ func pgScanTenant(row pgx.Row, more ...any) (stored, error) {
 	t := &s.tenant
 	err := row.Scan(append([]any{
 		&t.ID, &t.Name, &t.Paused, &t.PausedReason, &t.UseGateway, &t.AllowedModels, &t.DefaultModel, (*string)(&t.UnknownModels),
-		&t.TimeZone, &t.RawPhones, (*string)(&t.OnClientGone), &t.CreatedAt, &updated, &s.phoneKey,
+		&t.TimeZone, &t.RawPhones, (*string)(&t.OnClientGone), &t.CreatedAt, &updated, &s.phoneKey, &s.budgets,
 	}, more...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrNotFound

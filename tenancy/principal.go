@@ -33,6 +33,7 @@ type stored struct {
 	phoneKey  []byte // sealed; nil: none made yet
 	keyID     uuid.UUID
 	expiresAt time.Time
+	budgets   bool
 }
 
 // principal gives what is stored the form that the proxy needs.
@@ -45,7 +46,11 @@ func (s *stored) principal(v *Vault, z *zones) (*Principal, error) {
 			return nil, fmt.Errorf("tenant %s: %w: %v", t.ID, errBroken, err)
 		}
 	}
-	return z.principal(*t, Key{ID: s.keyID, ExpiresAt: s.expiresAt}, phoneKey)
+	p, err := z.principal(*t, Key{ID: s.keyID, ExpiresAt: s.expiresAt}, phoneKey)
+	if err == nil {
+		p.Budgets = s.budgets
+	}
+	return p, err
 }
 
 // NewPrincipal is a tenant as the proxy needs it, asked for by a key (or, with a zero one, by its id). phoneKey is the

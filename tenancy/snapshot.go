@@ -187,6 +187,7 @@ const (
 	flagReadOn
 	flagRawPhones
 	flagSomeAllowed // a list of allowed models, be it of none
+	flagBudgets
 )
 
 // Append encodes a principal, secrets included: for an authenticated link, or to be sealed.
@@ -204,6 +205,7 @@ func (p *Principal) Append(b []byte) []byte {
 	var flags byte
 	for flag, is := range map[byte]bool{
 		flagPaused: p.Paused, flagGateway: p.UseGateway, flagReadOn: p.ReadOn, flagRawPhones: p.rawPhones, flagSomeAllowed: p.allowed != nil,
+		flagBudgets: p.Budgets,
 	} {
 		if is {
 			flags |= flag
@@ -272,6 +274,7 @@ func (z *zones) field(p *Principal, tag byte, value []byte) (err error) {
 		flags := value[0]
 		p.Paused, p.UseGateway = flags&flagPaused != 0, flags&flagGateway != 0
 		p.ReadOn, p.rawPhones = flags&flagReadOn != 0, flags&flagRawPhones != 0
+		p.Budgets = flags&flagBudgets != 0
 		if flags&flagSomeAllowed != 0 && p.allowed == nil {
 			p.allowed = map[string]struct{}{}
 		}

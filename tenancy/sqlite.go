@@ -30,7 +30,9 @@ const liteTenant = `
 SELECT c.id, coalesce(nullif(s.name, ''), c.name), coalesce(s.paused, 0), coalesce(s.paused_reason, ''),
        coalesce(c.use_ai_gateway, 0), coalesce(s.allowed_models, '[]'), coalesce(s.default_model, ''),
        coalesce(s.unknown_models, ''), coalesce(s.time_zone, '` + DefaultTimeZone + `'), coalesce(s.raw_phones, 0),
-       coalesce(s.on_client_gone, '` + string(CancelGone) + `'), c.created_at, s.updated_at, s.phone_key`
+       coalesce(s.on_client_gone, '` + string(CancelGone) + `'), c.created_at, s.updated_at, s.phone_key,
+       EXISTS (SELECT 1 FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL))
+       OR EXISTS (SELECT 1 FROM budget_policies y WHERE y.client_id = c.id)`
 
 const liteFrom = `
   FROM clients c LEFT JOIN client_settings s ON s.client_id = c.id`
@@ -203,7 +205,7 @@ func liteScanTenant(row liteRow, more ...any) (stored, error) {
 	t := &s.tenant
 	err := row.Scan(append([]any{
 		&t.ID, &t.Name, &t.Paused, &t.PausedReason, &t.UseGateway, &models, &t.DefaultModel, &t.UnknownModels,
-		&t.TimeZone, &t.RawPhones, &t.OnClientGone, &created, &updated, &s.phoneKey,
+		&t.TimeZone, &t.RawPhones, &t.OnClientGone, &created, &updated, &s.phoneKey, &s.budgets,
 	}, more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, ErrNotFound

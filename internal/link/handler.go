@@ -29,6 +29,7 @@ import (
 //	POST /link/v1/touched            keys that were used
 //	POST /link/v1/owner              on which route a stored answer was made
 //	POST /link/v1/beat               a proxy's sign of life
+//	POST /link/v1/lease, seen        budgets: see lease.go
 //
 // Every answer has X-Catraca-Link, so that a proxy never takes another server's word for ours. Within /link/v1 fields
 // are only added.
@@ -44,8 +45,8 @@ type Handler struct {
 
 const (
 	linkHeader = "X-Catraca-Link"
-	maxRequest = 1 << 20 // of all but a beat
-	maxBeat    = 8 << 20 // a report with as many intervals as there may be, of several incarnations
+	maxRequest = 1 << 20 // of all but a beat and a lease
+	maxBeat    = 8 << 20 // a report with as many intervals as there may be, of several incarnations; what 50 000 windows want
 )
 
 // NewHandler makes a handler that lets in who shows one of the tokens, or a certificate that the listener verified.
@@ -64,6 +65,8 @@ func NewHandler(local *Local, tokens []string, log *slog.Logger) *Handler {
 	h.mux.HandleFunc("POST /link/v1/touched", h.touched)
 	h.mux.HandleFunc("POST /link/v1/owner", h.owner)
 	h.mux.HandleFunc("POST /link/v1/beat", h.beat)
+	h.mux.HandleFunc("POST /link/v1/lease", h.lease)
+	h.mux.HandleFunc("POST /link/v1/seen", h.seen)
 	h.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { h.fail(w, errNoSuchCall) })
 	return h
 }
@@ -95,7 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit := int64(maxRequest)
-	if r.URL.Path == "/link/v1/beat" {
+	if r.URL.Path == "/link/v1/beat" || r.URL.Path == "/link/v1/lease" {
 		limit = maxBeat
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)

@@ -26,6 +26,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/metering"
 	"github.com/catraca/catraca/tenancy"
 )
@@ -46,6 +47,10 @@ type Control interface {
 	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
 	// Beat is a proxy's sign of life, every few seconds, with all that it has to tell and to ask in one call.
 	Beat(ctx context.Context, b Beat) (Pulse, error)
+	// Lease is a message of a proxy's purse to the ledger of budgets. See budget.Lender.
+	Lease(ctx context.Context, a budget.Ask) (budget.Reply, error)
+	// Seen tells whether a conversation of a client was under way within the last day, at whatever proxy.
+	Seen(ctx context.Context, client uuid.UUID, conversation string) (bool, error)
 }
 
 // WatchFor is how long Watch waits for news. Shorter than the idle times of the load balancers in between.
@@ -58,7 +63,7 @@ type News struct {
 	Settings string           `json:"settings"`
 }
 
-// Beat is what a proxy tells. It is also where it will ask for shares of budgets: a field beside the report.
+// Beat is what a proxy tells. What it asks of budgets it asks apart (Lease), for that cannot wait for the next beat.
 type Beat struct {
 	Report metering.ProxyReport `json:"report"`
 }

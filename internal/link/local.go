@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/metering"
 	"github.com/catraca/catraca/tenancy"
 )
@@ -30,7 +31,12 @@ type LocalOptions struct {
 	}
 	SigningKeys [][]byte
 	Fleet       metering.Fleet // nil: what proxies say of themselves is not kept
-	Log         *slog.Logger   // nil: none
+	Budgets     budget.Lender  // nil: no budgets are kept
+	// Conversations tells of conversations that any proxy had; nil: of none.
+	Conversations interface {
+		Seen(ctx context.Context, client uuid.UUID, conversation string) (bool, error)
+	}
+	Log *slog.Logger // nil: none
 }
 
 // Local is the control plane's side of the link, over the stores.
