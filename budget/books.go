@@ -18,7 +18,7 @@ type Books interface {
 // Tx is a transaction on the books. Windows are locked by loading them, always in the order of their ids; everything
 // that hangs on a window (leases, doubts) is changed under its window's lock only.
 type Tx interface {
-	// Now is the authority's clock: the database's.
+	// Now is the authority's clock: the database's. Asked again it has moved on, whenever the transaction began.
 	Now(ctx context.Context) (time.Time, error)
 	// Epoch is the state of the ledger as a whole, locked against changes of it. Its Identity is what was stored; current
 	// is the identity that the database has now: another one after a failover or a restore.
@@ -33,6 +33,8 @@ type Tx interface {
 
 	// Budgets are those in force of these clients, and those over all clients where uuid.Nil is one of them.
 	Budgets(ctx context.Context, clients []uuid.UUID) ([]Budget, error)
+	// BudgetsByID are those in force with these ids; others are left out.
+	BudgetsByID(ctx context.Context, ids []uuid.UUID) ([]Budget, error)
 	Policies(ctx context.Context, clients []uuid.UUID) (map[uuid.UUID]*Policy, error)
 
 	// Windows are the rows with these ids, locked; those that are not there are left out.
@@ -41,18 +43,28 @@ type Tx interface {
 	WindowsOf(ctx context.Context, budgets []uuid.UUID, after time.Time) ([]*Window, error)
 	// LastWindows is the newest window of each of the budgets that began before a time, not locked.
 	LastWindows(ctx context.Context, budgets []uuid.UUID, before time.Time) ([]*Window, error)
-	// OpenWindow inserts a window, or loads the one that is there with its id; it comes back locked. A new one comes with
-	// Unheld set to what the usage log has for it already.
-	OpenWindow(ctx context.Context, w *Window) (*Window, error)
+	// OpenWindows inserts those that are not there and loads those that are, by their ids, which all differ; they come
+	// back locked and in the order asked for. isNew tells which were inserted: these come with Unheld set to what the usage
+	// log has for them already, rows included that the same transaction wrote: of their client, or of all; admitted within
+	// StartsAt and EndsAt; corrections included; but not calls that hold something of a window of the same budget, which
+	// are settled there.
+	OpenWindows(ctx context.Context, ws []*Window) (opened []*Window, isNew []bool, err error)
 	SaveWindows(ctx context.Context, ws []*Window) error
+	// States are the windows with these ids, and those on which the incarnation has something left of a lease; of all of
+	// them only what changed (Since) after a time. Not locked, each once.
+	States(ctx context.Context, ids []int64, incarnation uint64, changed time.Time) ([]*Window, error)
 
 	// Leases are those of the keys; missing ones are left out.
 	Leases(ctx context.Context, keys []LeaseKey) ([]*Lease, error)
 	LeasesOf(ctx context.Context, incarnations []uint64) ([]*Lease, error) // those not closed
+	LeasesIn(ctx context.Context, windows []int64) ([]*Lease, error)       // those not closed
+	// Sharers counts, for each window, the leases that are neither closed nor lost; a window without one may be left out.
+	Sharers(ctx context.Context, windows []int64) (map[int64]int, error)
 	SaveLeases(ctx context.Context, ls []*Lease) error
 
 	// Doubts are those of the events.
 	Doubts(ctx context.Context, events []EventID) ([]Doubt, error)
+	DoubtsIn(ctx context.Context, window int64) ([]Doubt, error)
 	AddDoubts(ctx context.Context, ds []Doubt) error
 	DropDoubts(ctx context.Context, ds []Doubt) error
 
@@ -63,6 +75,13 @@ type Tx interface {
 	Arrived(ctx context.Context, closes []Close) (map[uint64]bool, error)
 	// Journal appends what happened, for people and for the audit.
 	Journal(ctx context.Context, entries []Entry) error
+
+	// DueBudgets are budgets in force, begun (StartsAt <= now), without a window that ends after now; at most so many.
+	DueBudgets(ctx context.Context, now time.Time, most int) ([]Budget, error)
+	// DueWindows are the ids of windows to seal, oldest first, at most so many: not sealed, over (EndsAt <= now) and either
+	// with nothing held and nothing in suspense or over for SealAfter; but none whose budget has an older unsealed one,
+	// for what is carried goes from window to window. Not locked.
+	DueWindows(ctx context.Context, now time.Time, most int) ([]int64, error)
 }
 
 // Epoch is one life of the database's history. A new one begins when its end was lost.
@@ -83,6 +102,9 @@ type Holder struct {
 	HeardAt     time.Time
 	State       HolderState
 }
+
+// SealAfter is how long after its end a window is sealed at the latest.
+const SealAfter = 48 * time.Hour
 
 // HolderState is how far an incarnation's life has come.
 type HolderState string
@@ -113,6 +135,10 @@ type Window struct {
 	ToppedUp     int64 // for this window only
 	LimitVersion int64 // rises with each change of the sum
 
+	// Committed is what was spent, held and in suspense when the limit was last lowered below that; nothing is taken
+	// back from work in flight. Always Spent + Held + Suspense <= greatest(limit, Committed).
+	Committed int64
+
 	Spent    int64 // settled against holds
 	Held     int64 // Σ leases that are not in suspense
 	Suspense int64 // doubts, and leases of lost incarnations
@@ -120,6 +146,7 @@ type Window struct {
 	Unheld   int64 // used without a hold: alert-only budgets, calls of before the proxy knew
 
 	Recall  int64
+	Exact   bool      // little is free: since Recall last rose, grants are for calls that wait and no more
 	Alerted int       // the highest threshold that was alerted for this limit version, in percent
 	Sealed  bool      // nothing is held any more and it is over: its carry is final
 	Since   time.Time // of the last change

@@ -6,7 +6,8 @@
 //
 // Promises:
 //   - Nothing under /api answers without the token, but for the document itself.
-//   - A secret leaves once, in the answer that made it; no other answer holds one.
+//   - A secret leaves once, in the answer that made it; no other answer holds one, but for what webhooks are signed with,
+//     and each time that is shown is in the audit log.
 //   - Money is a decimal number in a string, exact; times are RFC 3339, in UTC unless a zone was asked for.
 //   - Every error is application/problem+json (RFC 9457) and says what to do; what went wrong inside goes to the log.
 package dashboard
@@ -44,6 +45,7 @@ type Options struct {
 	Auditor  Auditor          // nil: changes of models are logged and no more
 	Meter    Meter            // nil: the meter is not audited here, and proxies are not listed
 	Ledger   Ledger           // nil: dead letters, persons and exports are not served here
+	Budgets  *Budgets         // nil: budgets are not served here
 	Log      *slog.Logger     // nil: silent
 	Now      func() time.Time // nil: time.Now
 	Version  string           // of this build, for the document
@@ -92,9 +94,10 @@ func New(opts Options) http.Handler {
 	s.personRoutes()
 	s.exportRoutes()
 	s.meterRoutes()
+	s.budgetRoutes()
 	mux.HandleFunc("GET /{$}", root)
 	mux.HandleFunc("/", noSuchRoute(mux))
-	return s.recovered(s.sameOrigin(s.authenticated(mux)))
+	return s.recovered(s.sameOrigin(s.orCron(mux, s.authenticated(mux))))
 }
 
 // documentConfig is huma's, without what it adds to every body: a link to a schema that names the request's Host.

@@ -171,6 +171,7 @@ func suite(t *testing.T, dir string, name string, args ...string) {
 	cmd.Env = append(os.Environ(),
 		"E2E_CATRACA_URL="+running.catraca, "E2E_CATRACA_KEY="+running.key,
 		"E2E_DIRECT_URL="+running.direct, "E2E_DIRECT_KEY="+gatewayKey)
+	cmd.Env = append(cmd.Env, limitKeys(t)...)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {

@@ -38,9 +38,13 @@ type call struct {
 	model  *metering.Model // nil: not in the registry
 	send   string          // the model's name on the chosen route
 	target *upstream.Target
-	edits  [4]openai.Edit
+	edits  [8]openai.Edit
 	out    upstream.Request
 	x      upstream.Exchange
+
+	rate  metering.ExchangeRate // pinned when the call was admitted, as its price is
+	phone string                // as the ledger keeps it, where it was needed early
+	stake stake
 
 	reading openai.Reading
 	stream  openai.Stream
@@ -88,11 +92,14 @@ func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 // release gives the call back. Every pointer into the request is dropped first; what has memory of its own keeps it.
 func (p *Proxy) release(c *call) {
 	c.ctx, c.conn, c.ep, c.who, c.model, c.target = nil, nil, nil, nil, nil, nil
-	c.rest, c.piece, c.send = nil, nil, ""
+	c.rest, c.piece, c.send, c.phone = nil, nil, "", ""
 	c.head = head{lines: c.head.lines[:0]}
 	c.req.Reset()
 	c.out = upstream.Request{}
-	c.event = metering.Event{}
+	c.event, c.rate = metering.Event{}, metering.ExchangeRate{}
+	if c.stake.account != nil {
+		c.stake = stake{}
+	}
 	c.opened, c.settled, c.hide, c.exact, c.extra = false, false, false, false, 0
 	if cap(c.joined) > 64<<10 {
 		c.joined = nil
@@ -156,7 +163,9 @@ func (c *call) run() (streaming bool, err error) {
 		return false, err
 	}
 	// An answer already paid for would be given here (issue: response cache).
-	// Money would be held here, for the worst that this call can cost (package budget).
+	if answered, err := c.hold(); answered || err != nil {
+		return false, err
+	}
 	if err := c.open(); err != nil {
 		return false, err
 	}
@@ -260,13 +269,20 @@ func (c *call) read() error {
 // open writes the call into the spool: from here on it will be in the ledger, whatever happens.
 func (c *call) open() error {
 	c.reading.Reset() // it may still hold what an earlier call read
+	c.x.Sent = false
+	if c.phone == "" {
+		c.phone = c.who.Phone(c.head.phone)
+	}
+	if c.rate.Rate == 0 {
+		c.rate = c.p.Prices.Rate()
+	}
 	e := &c.event
 	*e = metering.Event{
 		RequestID:      c.requestID(),
 		ClientID:       c.who.ClientID,
 		KeyID:          c.who.KeyID,
 		ConversationID: unsafeString(c.head.conversation),
-		Phone:          c.who.Phone(c.head.phone),
+		Phone:          c.phone,
 		Endpoint:       c.ep.name,
 		Streamed:       c.req.Stream,
 		Route:          c.target.Route,
@@ -275,12 +291,15 @@ func (c *call) open() error {
 		ModelServed:    c.send,
 		AdmittedAt:     c.start,
 		RequestBytes:   c.req.TextBytes,
+		Cost:           metering.Cost{Rate: c.rate},
+	}
+	if c.stake.held {
+		e.Holds = c.heldParts()
 	}
 	if c.model != nil {
 		e.ModelID = c.model.ID
 		e.Provider = c.model.Provider
 	}
-	e.Rate = c.p.Prices.Rate()
 	if err := c.p.Meter.Open(e); err != nil {
 		return err
 	}
@@ -304,7 +323,7 @@ func (c *call) forward() (streaming bool, err error) {
 	if c.ep.body != noBody {
 		c.out.Body = c.ctx.Request.Body()
 		if c.send != "" {
-			c.out.Edits = c.req.AimAt(c.send, c.hide, c.edits[:0])
+			c.out.Edits = c.limitOutput(c.req.AimAt(c.send, c.hide, c.edits[:0]))
 		}
 	} else if c.ep.method == fasthttp.MethodPost {
 		c.out.Body = []byte{}
@@ -346,6 +365,7 @@ func (c *call) end() {
 		// A way out that settles nothing is a fault of ours; the call must not vanish for it.
 		c.settle(metering.InternalError)
 	}
+	c.letGo()
 	c.x.Finish()
 	if c.conn != nil {
 		c.conn.busySince.Store(0)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/metering"
 	"github.com/catraca/catraca/proxy/openai"
 	"github.com/catraca/catraca/proxy/upstream"
@@ -32,9 +33,22 @@ type refusal struct {
 	body   openai.Error
 	retry  int  // seconds for Retry-After; 0: no such header
 	closes bool // the connection cannot be used any more
+	final  bool // sending it again cannot help: official SDKs are told not to
+
+	standing *budget.Standing // of the budget that is reached, for the body and the headers; nil: no word of it
 }
 
 func (r *refusal) Error() string { return r.body.Error() }
+
+// appendBody is the body that the client gets.
+func (r *refusal) appendBody(b []byte) []byte {
+	b = r.body.AppendBody(b)
+	if r.standing == nil {
+		return b
+	}
+	b = append(b[:len(b)-len("}}")], ',')
+	return append(appendStanding(b, r.standing), "}}"...)
+}
 
 func badRequest(code, message string) error {
 	return &openai.Error{Type: invalidRequest, Code: code, Message: message}
@@ -62,10 +76,15 @@ func toOpenAI(err error, requestID string) *refusal {
 		known   *refusal
 		invalid *openai.Error
 		noRoute *upstream.ErrNoRoute
+		denied  *budget.Denied
 	)
 	switch {
 	case errors.As(err, &known):
 		return known
+	case errors.As(err, &denied):
+		return overBudget(denied)
+	case errors.Is(err, budget.ErrUnavailable):
+		return unavailable("ledger_unavailable", "the ledger of budgets does not answer just now, and what this proxy holds of it is not enough: try again", 2)
 	case errors.As(err, &invalid):
 		return &refusal{status: fasthttp.StatusBadRequest, body: *invalid}
 	case errors.Is(err, tenancy.ErrInvalidKey):
@@ -143,10 +162,18 @@ func (c *call) fail(err error) {
 	if r.status == fasthttp.StatusUnauthorized {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
+	if r.final {
+		h.SetCanonical(headerShouldRetry, []byte("false"))
+	}
+	if r.standing != nil {
+		standingHeaders(h, r.standing)
+	} else {
+		c.standingHeaders(h)
+	}
 	if r.closes {
 		c.ctx.SetConnectionClose()
 	}
-	c.ctx.Response.SetBody(r.body.AppendBody(nil))
+	c.ctx.Response.SetBody(r.appendBody(nil))
 	c.p.metrics.refused(c.endpointName(), r.body.Code)
 	if r.status == fasthttp.StatusInternalServerError {
 		c.p.Log.Error("call failed", "request_id", c.requestID(), "endpoint", c.endpointName(), "error", err)

@@ -19,6 +19,7 @@ type metrics struct {
 	overhead prometheus.Histogram
 	open     prometheus.Gauge
 	readOn   [readResults]prometheus.Counter
+	budgets  budgetMetrics
 }
 
 type targetMetrics struct {
@@ -69,6 +70,7 @@ func newMetrics(reg prometheus.Registerer, targets []*upstream.Target, w *watch)
 	}
 	reg.MustRegister(requests, firstByte, tokens, estimated, unpriced, m.refusals, m.panics, m.overhead, m.open)
 	m.registerReadOn(reg, w)
+	m.budgets.register(reg)
 	for _, t := range targets {
 		tm := &targetMetrics{
 			firstByte: firstByte.WithLabelValues(t.Route, t.Provider),

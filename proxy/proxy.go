@@ -1,16 +1,18 @@
 // Package proxy carries one OpenAI call from its first byte to its last.
 //
-//	client ─► head ─► identify ─► read ─► choose ─► (cache) ─► (hold) ─► open ─► forward ─► relay ─► settle ─► client
+//	client ─► head ─► identify ─► read ─► choose ─► (cache) ─► hold ─► open ─► forward ─► relay ─► settle ─► client
 //	          one     whose       the     model,    answers    money     the     upstream   plain or  count,
 //	          pass    request     few     target    paid for   for it    spool   exchange   streamed  cost, close
 //	                  it is       fields            already
 //
-// The two steps in brackets have their place in call.run and packages of their own.
+// The step in brackets has its place in call.run and a package of its own.
 //
 // Promises:
 //   - What the client sent goes out as it came, but for the edits that openai.Request.AimAt lists; what the upstream
 //     answered comes back as it came, but for what we asked for and the client did not.
 //   - A call that was opened is closed, once, whatever happens: call.settle is the one place.
+//   - A client with hard budgets has no call sent upstream but with its worst case held (budget.go), and the hold ends with
+//     the call: settled for what the meter was told, or let go.
 //   - The client leaving ends the upstream's work within a second, streamed or not (watch.go), unless its tenant has
 //     answers read on to the exact bill; that has bounds (gone.go).
 //   - An answer that the upstream did not finish never looks finished to the client.
@@ -20,6 +22,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -69,6 +72,9 @@ type Options struct {
 	Owners Owners
 	Routes *upstream.Routes
 
+	Budgets       Budgets       // nil: nobody has any
+	Conversations Conversations // nil: each replica knows of its own
+
 	UseGateway    bool           // first level of the flag: ENABLE_AI_GATEWAY
 	UnknownModels tenancy.Policy // for tenants that have none of their own
 	TrustClientID bool           // accept X-Client-Id without a key
@@ -90,6 +96,11 @@ type Proxy struct {
 	metrics  *metrics
 	watch    *watch
 	owned    *owned
+	loops    *loops
+	tails    *tails
+	warned   *recent[struct{}] // what was logged and shall not be again for a while
+	seed     maphash.Seed
+	born     time.Time
 	calls    sync.Pool
 	idBase   uint64
 	idNext   atomic.Uint64
@@ -98,7 +109,10 @@ type Proxy struct {
 
 // New builds a Proxy. It listens when Serve is called.
 func New(o Options) *Proxy {
-	p := &Proxy{Options: o, idBase: rand.Uint64(), watch: newWatch(o.WriteTimeout, o.ReadOn), owned: newOwned()}
+	p := &Proxy{
+		Options: o, idBase: rand.Uint64(), watch: newWatch(o.WriteTimeout, o.ReadOn), owned: newOwned(),
+		loops: newLoops(), tails: newTails(), warned: newRecent[struct{}](4096, time.Hour), seed: maphash.MakeSeed(), born: time.Now(),
+	}
 	p.metrics = newMetrics(o.Registry, o.Routes.All(), p.watch)
 	p.calls.New = func() any { return &call{p: p} }
 	p.server = &fasthttp.Server{

@@ -112,6 +112,7 @@ func (c *call) passHead(h *fasthttp.ResponseHeader) {
 	if c.send != "" {
 		h.SetCanonical(headerModel, []byte(c.send))
 	}
+	c.standingHeaders(h)
 }
 
 type headerVerdict uint8

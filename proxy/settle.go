@@ -34,17 +34,18 @@ func (c *call) settle(outcome metering.Outcome) {
 		e.ErrorCode = rd.ErrorCode
 	}
 	e.Usage = c.used(outcome)
-	rate := e.Rate
 	var price *metering.Price
 	if m := c.served(); m != nil {
 		e.ModelID = m.ID
 		price = m.PriceAt(c.start)
 	}
-	e.Cost = metering.ComputeCost(price, &e.Usage, rd.GatewayUSD, rd.HasGatewayUSD && c.target.Route == "gateway", rate)
+	e.Cost = metering.ComputeCost(price, &e.Usage, rd.GatewayUSD, rd.HasGatewayUSD && c.target.Route == "gateway", c.rate)
 	if e.Source == metering.None && !e.Known {
 		e.Known = true // nothing was used, so the cost is nothing, whatever the price would have been
 	}
+	e.Doubt = c.doubtful(outcome)
 	c.p.Meter.Close(e)
+	c.settleHold()
 	if c.ep.index == epResponses && outcome == metering.OK && rd.ID != "" {
 		c.p.owned.put(strings.Clone(rd.ID), owner{c.who.ClientID, c.target.Route, c.target.Provider})
 	}
@@ -99,7 +100,7 @@ func (c *call) used(outcome metering.Outcome) metering.Usage {
 		AudioMs: rd.AudioMs, Images: rd.Images, Characters: rd.Characters,
 	}
 	switch {
-	case outcome == metering.Refused, outcome == metering.Unreachable, c.ep.kind == openai.Opaque:
+	case outcome == metering.Refused, outcome == metering.Unreachable, c.event.Status >= 400, c.ep.kind == openai.Opaque:
 		return metering.Usage{}
 	case rd.HasUsage && (outcome == metering.OK || rd.Complete):
 		u.Source = metering.Measured

@@ -85,6 +85,10 @@ func (c *call) moveEvents(w io.Writer) error {
 			c.readMore(len(p))
 		}
 		out := c.stream.Feed(p)
+		if c.outran() {
+			c.joined = append(c.joined, out...)
+			return c.cutStream(w)
+		}
 		// What has arrived together leaves together: one system call for a burst instead of one for each event.
 		if more := c.x.Body.Ready(); len(c.joined) > 0 || more {
 			c.joined = append(c.joined, out...)

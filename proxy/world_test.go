@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -326,6 +327,7 @@ type meter struct {
 	changed  *sync.Cond
 	seq      uint64
 	open     map[uint64]metering.Event
+	opened   []metering.Event
 	closed   []metering.Event
 	progress []metering.Event
 	refuse   error
@@ -360,6 +362,7 @@ func (m *meter) Open(e *metering.Event) error {
 	m.seq++
 	e.Incarnation, e.Seq = 7, m.seq
 	m.open[m.seq] = clone(e)
+	m.opened = append(m.opened, clone(e))
 	return nil
 }
 
@@ -420,6 +423,7 @@ func (m *meter) check() {
 // clone copies an event with its strings, which point into buffers that are used again.
 func clone(e *metering.Event) metering.Event {
 	c := *e
+	c.Holds = slices.Clone(e.Holds)
 	v := reflect.ValueOf(&c).Elem()
 	for i := range v.NumField() {
 		if f := v.Field(i); f.Kind() == reflect.String {

@@ -191,6 +191,45 @@ type Config struct {
 	// it to reach it through a mirror.
 	PTAXURL string `env:"CATRACA_PTAX_URL" envDefault:"https://olinda.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata"`
 
+	// CronToken is what /api/cron/… wants as its bearer token beside the admin token, at least 16 characters, for a
+	// scheduler that should know nothing more. No default: the admin token only. Nothing needs to call these: the control
+	// plane does the same by itself, within seconds.
+	CronToken Secret `env:"CATRACA_CRON_TOKEN"`
+
+	// AlertWebhook is where every alert of a budget is sent, beside the address that the budget itself has: an https://
+	// URL, on port 443. No default: only budgets with an address of their own have webhooks. What is in it is treated as a secret.
+	AlertWebhook Secret `env:"CATRACA_ALERT_WEBHOOK"`
+
+	// AlertEmail lists addresses, separated by commas, that every alert of a budget is mailed to, beside the budget's own.
+	// No default. It needs CATRACA_SMTP_URL.
+	AlertEmail string `env:"CATRACA_ALERT_EMAIL"`
+
+	// AlertLanguage is what e-mails about budgets are written in: pt-BR or en. Default pt-BR.
+	AlertLanguage string `env:"CATRACA_ALERT_LANGUAGE" envDefault:"pt-BR"`
+
+	// WebhookSecret signs webhooks, as the Standard Webhooks specification has it: whsec_ and 24 to 64 bytes in base64. It
+	// is a list, newest first, separated by commas: all of them sign, so that receivers can change over. Default: derived from
+	// CATRACA_MASTER_KEY. Make one: echo whsec_$(openssl rand -base64 32)
+	WebhookSecret Secret `env:"CATRACA_WEBHOOK_SECRET"`
+
+	// WebhookAllowHTTP lets webhooks go to http:// on port 80 too. Default false: what they tell would cross the network
+	// in the clear.
+	WebhookAllowHTTP bool `env:"CATRACA_WEBHOOK_ALLOW_HTTP" envDefault:"false"`
+
+	// WebhookAllowPrivate lists networks, as prefixes separated by commas (10.20.0.0/16), that webhooks may reach although
+	// they are private. No default: only public addresses, whatever a name resolves to.
+	WebhookAllowPrivate string `env:"CATRACA_WEBHOOK_ALLOW_PRIVATE"`
+
+	// WebhookPorts lists ports, separated by commas, that webhooks may go to beside 443. No default.
+	WebhookPorts string `env:"CATRACA_WEBHOOK_PORTS"`
+
+	// SMTPURL is the mail server for alerts: smtp://user:password@host:587 (STARTTLS) or smtps://user:password@host:465.
+	// No default: no e-mail is sent.
+	SMTPURL SecretURL `env:"CATRACA_SMTP_URL"`
+
+	// SMTPFrom is the sender of e-mails, as an address or as "Name <address>". No default: needed with CATRACA_SMTP_URL.
+	SMTPFrom string `env:"CATRACA_SMTP_FROM"`
+
 	// plane is which command the settings are for; the zero value is serve.
 	plane plane
 

@@ -89,6 +89,10 @@ func TestEverySettingIsRead(t *testing.T) {
 		"ANTHROPIC_API_KEY": "sk-ant-0123456789abcdef", "ANTHROPIC_BASE_URL": "http://127.0.0.1:8090/anthropic/v1",
 		"GOOGLE_API_KEY": "AIza0123456789abcdef", "GOOGLE_BASE_URL": "http://127.0.0.1:8090/google/v1beta/openai",
 		"CATRACA_EXCHANGE_RATE_URL": "http://127.0.0.1:8090/rate", "CATRACA_PTAX_URL": "http://127.0.0.1:8090/ptax",
+		"CATRACA_CRON_TOKEN": "cron-" + goodToken, "CATRACA_ALERT_WEBHOOK": "https://hooks.example/alerts", "CATRACA_ALERT_EMAIL": "ops@example.com",
+		"CATRACA_ALERT_LANGUAGE": "en", "CATRACA_WEBHOOK_SECRET": goodHookSecret, "CATRACA_WEBHOOK_ALLOW_HTTP": "true",
+		"CATRACA_WEBHOOK_ALLOW_PRIVATE": "10.20.0.0/16", "CATRACA_WEBHOOK_PORTS": "8443",
+		"CATRACA_SMTP_URL": "smtp://user:password@mail.example:587", "CATRACA_SMTP_FROM": "Catraca <catraca@example.com>",
 	}
 	var environ []string
 	for name, value := range want {

@@ -30,6 +30,7 @@ func (c *Config) Validate() error {
 	c.validateSecrets(&m)
 	c.validateUpstreams(&m)
 	c.validateLimits(&m)
+	c.validateAlerts(&m)
 	return errors.Join(m...)
 }
 
@@ -97,6 +98,7 @@ func (c *Config) validateSecrets(m *mistakes) {
 	}
 	checkToken(m, "CATRACA_ADMIN_TOKEN", c.AdminToken)
 	checkToken(m, "CATRACA_CALLER_TOKEN", c.CallerToken)
+	checkToken(m, "CATRACA_CRON_TOKEN", c.CronToken)
 	if c.CallerToken.IsSet() && c.CallerToken.Reveal() == c.AdminToken.Reveal() {
 		m.add("CATRACA_CALLER_TOKEN is the same as CATRACA_ADMIN_TOKEN: callers would be administrators; make another with `openssl rand -hex 24`")
 	}

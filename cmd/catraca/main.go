@@ -4,7 +4,7 @@
 //	catraca proxy     the data plane alone           catraca control  the control plane alone
 //	catraca check     are the settings right?        catraca doctor   does what they name answer?
 //	catraca migrate   bring the database up to date  catraca simulate an upstream that costs nothing
-//	catraca tenant, key, model, usage, export, audit, proxies, deadletter, person
+//	catraca tenant, key, budget, model, usage, export, audit, proxies, deadletter, person
 //	                                                 the admin client, over the admin API
 package main
 
@@ -39,6 +39,7 @@ type commands struct {
 	Tenant   tenantCommand   `cmd:"" help:"Create, list, show, change, pause and delete tenants."`
 	Key      keyCommand      `cmd:"" help:"Create, list, rotate and revoke the keys of tenants."`
 	Model    modelCommand    `cmd:"" help:"The registry of models and their prices."`
+	Budget   budgetCommand   `cmd:"" help:"Limits on what clients may use: set, watch, pause, top up, try."`
 	Usage    usageCommand    `cmd:"" help:"Show recent calls: tokens, US$ and R$."`
 	Audit    auditCommand    `cmd:"" help:"Check that every call is in the ledger once and that all sums agree; exit 1 when not."`
 	Proxies  proxiesCommand  `cmd:"" help:"List the proxies: version, configuration, spool."`

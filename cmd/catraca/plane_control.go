@@ -11,9 +11,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/dashboard"
 	"github.com/catraca/catraca/internal/link"
+	"github.com/catraca/catraca/internal/notify"
 	"github.com/catraca/catraca/metering"
+	"github.com/catraca/catraca/tenancy"
 )
 
 // controlPlane has the database: it records usage, tells proxies what they need, serves the admin API, and keeps the
@@ -29,15 +32,21 @@ type controlPlane struct {
 	// corrector is nil where there is no gateway to ask.
 	corrector *metering.Corrector
 	audited   func(metering.AuditReport) // shows the newest audit
+	authority *budget.Authority
+	alerts    *alerting
 }
 
 // newControlPlane builds the control plane. far says that its proxies are other processes.
-func newControlPlane(cfg *Config, st *stores, far bool, metrics *prometheus.Registry, log *slog.Logger) *controlPlane {
-	c := &controlPlane{cfg: cfg, log: log, st: st}
+func newControlPlane(cfg *Config, st *stores, vault *tenancy.Vault, far bool, metrics *prometheus.Registry, log *slog.Logger) (*controlPlane, error) {
+	c := &controlPlane{cfg: cfg, log: log, st: st, authority: budget.NewAuthority(st.budgets, budget.AuthorityOptions{Log: log})}
+	var err error
+	if c.alerts, err = newAlerting(cfg, vault, st.budgets, log); err != nil {
+		return nil, err
+	}
 	c.rates = metering.NewRates(metering.RatesConfig{Store: st.usage, PTAXURL: cfg.PTAXURL, ERAPIURL: cfg.ExchangeRateURL, Log: log})
 	c.local = link.NewLocal(link.LocalOptions{
 		Tenants: st.tenants, Cache: far, Catalog: st.usage.LoadCatalog, Rate: c.rates.Now, Owners: st.usage,
-		SigningKeys: st.signingKeys, Fleet: st.usage, Log: log,
+		SigningKeys: st.signingKeys, Fleet: st.usage, Budgets: c.authority, Conversations: conversations{st.usage}, Log: log,
 	})
 	c.worker = metering.NewWorker(st.usage, st.queue, st.shards, log)
 	watchWorker(metrics, c.worker)
@@ -53,7 +62,7 @@ func newControlPlane(cfg *Config, st *stores, far bool, metrics *prometheus.Regi
 		c.links = link.NewHandler(c.local, cfg.SidecarTokens(), log)
 		watchProxies(metrics, c.local, c.links)
 	}
-	return c
+	return c, nil
 }
 
 // work records usage, once the database has answered and is the right one.
@@ -70,7 +79,7 @@ const auditEvery = time.Minute
 func (c *controlPlane) background() []part {
 	parts := []part{c.local.Run, c.rates.Run, c.st.upkeep, func(ctx context.Context) error {
 		return metering.RunAudit(ctx, c.st.usage, auditEvery, c.audited, c.log)
-	}}
+	}, tidyBudgets(c.authority, c.st.budgets, c.log), c.alerts.courier.Run}
 	if c.links != nil { // there may be other replicas
 		parts = append(parts, c.shareRate)
 	}
@@ -124,8 +133,23 @@ func (c *controlPlane) api(wire net.Addr) http.Handler {
 	}
 	return dashboard.New(dashboard.Options{
 		Token: cfg.AdminToken.Reveal(), Tenants: c.st.tenants, Registry: c.st.usage,
-		Usage: c.st.usage, Rates: c, Settings: settings, Gateway: gatewayModels(cfg), Auditor: c.st.tenants, Meter: c.st.usage, Ledger: c.st.usage, Log: c.log, Version: buildVersion(),
+		Usage: c.st.usage, Rates: c, Settings: settings, Gateway: gatewayModels(cfg), Auditor: c.st.tenants, Meter: c.st.usage, Ledger: c.st.usage, Budgets: c.budgets(), Log: c.log, Version: buildVersion(),
 	})
+}
+
+// budgets is what the admin API needs to serve budgets.
+func (c *controlPlane) budgets() *dashboard.Budgets {
+	store := c.st.budgets
+	return &dashboard.Budgets{
+		Store: store, Authority: c.authority, CheckURL: c.alerts.webhook.CheckURL, CheckAddress: notify.CheckAddress,
+		CheckAlerts: func(ctx context.Context) (budget.AlertsReport, error) {
+			return budget.CheckAlerts(ctx, store, c.alerts.courier)
+		},
+		ResetPeriods: func(ctx context.Context) (budget.ResetReport, error) {
+			return budget.ResetPeriods(ctx, c.authority, store)
+		},
+		CronToken: c.cfg.CronToken.Reveal(),
+	}
 }
 
 // listen opens the port where proxies come.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/internal/link"
 	"github.com/catraca/catraca/metering"
 	"github.com/catraca/catraca/proxy"
@@ -31,6 +32,7 @@ type dataPlane struct {
 	spool    *metering.Spool
 	queue    metering.Queue
 	reporter *metering.Reporter
+	purse    *budget.Purse
 }
 
 // publisher makes a data plane's end of the queue; what it sends is signed with the newest of the keys.
@@ -56,12 +58,18 @@ func newDataPlane(cfg *Config, control link.Control, publish publisher, snapshot
 	if err != nil {
 		return nil, err
 	}
-	d.keys = tenancy.NewKeyring(d.follower, tenancy.KeyringOptions{Wait: link.WatchFor, Journal: d.follower.Journal(), Log: log})
+	if d.purse, err = openPurse(cfg, d.spool, d.follower, log); err != nil {
+		return nil, errors.Join(err, d.spool.Shutdown())
+	}
+	d.keys = tenancy.NewKeyring(d.follower, tenancy.KeyringOptions{
+		Wait: link.WatchFor, Journal: d.follower.Journal(), OnChanges: staleAccounts(d.purse), Log: log,
+	})
 	d.recall()
 	d.queue = publish(d.follower.SigningKeys)
 	d.reporter = metering.NewReporter(processName(cfg), buildVersion(), d.spool, d.keys.Version)
 	d.proxy = proxy.New(proxy.Options{
 		Keys: d.keys, Meter: d.spool, Prices: d.follower, Owners: d.follower, Routes: d.routes,
+		Budgets: d.purse, Conversations: d.follower,
 		UseGateway: cfg.EnableGateway, UnknownModels: cfg.UnknownModelPolicy,
 		TrustClientID: cfg.TrustClientID, CallerToken: cfg.CallerToken.Reveal(),
 		MaxBody: int(cfg.MaxBodyBytes), ReadTimeout: readTimeout, IdleTimeout: idleTimeout, WriteTimeout: writeTimeout,

@@ -51,7 +51,10 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 	}
 	defer st.close()
 	metrics := newMetrics()
-	control := newControlPlane(&cfg, st, false, metrics, log)
+	control, err := newControlPlane(&cfg, st, vault, false, metrics, log)
+	if err != nil {
+		return err
+	}
 	var snapshot *link.Snapshot
 	if !cfg.Embedded() { // SQLite is there when the data directory is: the snapshot would be a copy beside the original
 		snapshot = link.NewSnapshot(cfg.SnapshotPath(), func() [][]byte { return vault.Derive("snapshot") }, log)
@@ -72,8 +75,8 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(st *sto
 	}
 	defer func() { log.Info("stopped", "spool_depth", data.spool.Stats().Depth) }()
 	return runParts(ctx, parts{
-		// listener closes → open calls end → spool ships its rest → worker records it → last word → stores close
-		order:      []part{data.serve, data.ship, control.work, data.keepSpool, data.beat, admin.run},
+		// listener closes → open calls end → leases go back → spool ships its rest → worker records it → last word → stores close
+		order:      []part{data.serve, data.purse.Run, data.ship, control.work, data.keepSpool, data.beat, admin.run},
 		background: append(data.background(), control.background()...),
 	})
 }
@@ -106,7 +109,7 @@ func runProxy(ctx context.Context, cfg Config, log *slog.Logger) error {
 	log.Info("serving", "listen", data.wire.Addr().String(), "admin", admin.addr().String(), "control", cfg.ControlURL, "version", buildVersion())
 	defer func() { log.Info("stopped", "spool_depth", data.spool.Stats().Depth) }()
 	return runParts(ctx, parts{
-		order:      []part{data.serve, data.ship, data.keepSpool, data.beat, admin.run},
+		order:      []part{data.serve, data.purse.Run, data.ship, data.keepSpool, data.beat, admin.run},
 		background: data.background(),
 	})
 }
@@ -123,7 +126,10 @@ func runControl(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer st.close()
 	metrics := newMetrics()
-	control := newControlPlane(&cfg, st, true, metrics, log)
+	control, err := newControlPlane(&cfg, st, vault, true, metrics, log)
+	if err != nil {
+		return err
+	}
 	proxies, err := control.listen(&cfg)
 	if err != nil {
 		return err

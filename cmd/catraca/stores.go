@@ -9,11 +9,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/catraca/catraca/budget"
 	"github.com/catraca/catraca/dashboard"
 	"github.com/catraca/catraca/metering"
 	"github.com/catraca/catraca/migrations"
@@ -32,12 +35,21 @@ type usageStore interface {
 	dashboard.Ledger
 	Usage(ctx context.Context, q metering.UsageQuery) (metering.UsageReport, error)
 	Owner(ctx context.Context, client uuid.UUID, upstreamID string) (route, provider string, ok bool, err error)
+	Seen(ctx context.Context, client uuid.UUID, conversation string, since time.Time) (bool, error)
+}
+
+// budgetStore is what Postgres and SQLite both are to budgets.
+type budgetStore interface {
+	budget.Store
+	budget.Outbox
+	dashboard.BudgetStore
 }
 
 // stores is everything that outlives a call: tenants, ledger and the queue between the planes.
 type stores struct {
 	tenants tenancy.Store
 	usage   usageStore
+	budgets budgetStore
 	queue   metering.Consumer
 	// publisher makes the other end of the queue.
 	publisher   publisher
@@ -89,10 +101,14 @@ func openEmbedded(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *s
 		closeBoth()
 		return nil, fmt.Errorf("bring %s up to date: %w", cfg.SQLitePath(), err)
 	}
-	ledger, queue := metering.NewSQLite(write, read), metering.NewMemoryQueue(1, memoryEvents)
+	budgets, queue := budget.NewSQLite(write, read), metering.NewMemoryQueue(1, memoryEvents)
+	ledger := metering.NewSQLite(write, read, func(ctx context.Context, tx *sql.Tx, fresh []metering.Event) error {
+		return budget.Settle(ctx, budgets.Within(tx), charges(fresh))
+	})
 	return &stores{
 		tenants:   tenancy.NewSQLite(write, vault),
-		usage:     ledger,
+		usage:     auditedUsage{ledger, budgets},
+		budgets:   budgets,
 		queue:     queue,
 		publisher: func(func() [][]byte) metering.Queue { return queue }, // nobody else can write to it
 		upkeep: func(ctx context.Context) error {
@@ -119,7 +135,10 @@ func openShared(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slo
 	if err != nil {
 		return nil, errors.New("CATRACA_DATABASE_URL cannot be read: write postgres://user:password@host:5432/database")
 	}
-	ledger, tenants := metering.NewPostgres(pool), tenancy.NewPostgres(pool, vault)
+	budgets, tenants := budget.NewPostgres(pool), tenancy.NewPostgres(pool, vault)
+	ledger := metering.NewPostgres(pool, func(ctx context.Context, tx pgx.Tx, fresh []metering.Event) error {
+		return budget.Settle(ctx, budgets.Within(tx), charges(fresh))
+	})
 	database := &databaseCheck{log: log, try: func(ctx context.Context) error { return checkDatabase(ctx, cfg, tenants) }}
 	if err := database.first(ctx); err != nil {
 		pool.Close()
@@ -133,7 +152,8 @@ func openShared(ctx context.Context, cfg *Config, vault *tenancy.Vault, log *slo
 	keys := vault.Derive("events")
 	return &stores{
 		tenants:     tenants,
-		usage:       ledger,
+		usage:       auditedUsage{ledger, budgets},
+		budgets:     budgets,
 		queue:       newRedisQueue(client, keys),
 		publisher:   func(keys func() [][]byte) metering.Queue { return &signedQueue{client: client, keys: keys} },
 		signingKeys: keys,

@@ -76,6 +76,7 @@ var (
 	streamFailures = []string{"429", "503", "cut-after-6", "cut-mid-4", "mid-error", "data-error", "reset-after-5"}
 	variants       = []string{"", "", "", "+cached", "+reason"}
 	unhurried      = "slow-3"
+	wordy          = "tokens-200"
 )
 
 const (
@@ -111,6 +112,9 @@ func (l *load) draw(dice *rand.Rand, n int64) *call {
 		}
 	case !c.stream && dice.IntN(8) == 0:
 		c.model, c.endpoint = embeddingModel, "/embeddings"
+	case l.wordy:
+		c.model += "+" + wordy
+		limit = 220
 	default:
 		c.model += variants[dice.IntN(len(variants))]
 	}

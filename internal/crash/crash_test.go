@@ -36,9 +36,9 @@ func playAll(t *testing.T, o options) {
 	// the second for events to be sent again: both for half a minute, in which they need no place.
 	patient := []string{"base", "redis-failover"}
 	places := make(chan struct{}, 4)
-	results := make([]*outcome, len(matrix()))
+	results := make([]*outcome, len(matrix(true)))
 	var all sync.WaitGroup
-	for i, s := range matrix() {
+	for i, s := range matrix(true) {
 		// Not as parallel tests: of those only as many run as there are processors.
 		all.Go(func() {
 			if !slices.Contains(patient, s.name) {
@@ -72,7 +72,7 @@ func interrupt(t *testing.T, o options) {
 	o.requests, o.dir = 1<<20, t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
-	if out := o.play(ctx, matrix()[0]); out.err == nil {
+	if out := o.play(ctx, matrix(true)[0]); out.err == nil {
 		t.Fatal("it came to a verdict")
 	}
 	if left := children(t); len(left) > 0 {
@@ -97,7 +97,7 @@ func needServers(t *testing.T) {
 // TestMatrixIsComplete: a scenario that lost its faults would prove nothing and pass.
 func TestMatrixIsComplete(t *testing.T) {
 	var names []string
-	for _, s := range matrix() {
+	for _, s := range matrix(true) {
 		if s.faults == nil != s.base || s.title == "" || s.clients == 0 {
 			t.Errorf("%s has no faults, or no clients", s.name)
 		}

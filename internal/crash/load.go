@@ -25,6 +25,7 @@ type load struct {
 	name    string // of the scenario: marks begin with it
 	padding string // made part of the calls that are to be long in the spool
 	plain   bool   // nothing but plain calls: for filling a disk
+	wordy   bool   // most answers are long
 
 	http   *http.Client
 	begun  atomic.Int64

@@ -88,7 +88,7 @@ func (o *options) main(ctx context.Context, pattern string) (failed bool, err er
 	}
 	fmt.Printf("seed %d\n", o.seed)
 	var results []*outcome
-	for _, s := range matrix() {
+	for _, s := range matrix(o.short) {
 		if !wanted.MatchString(s.name) || s.split && !o.split {
 			continue
 		}

@@ -21,9 +21,13 @@ type scenario struct {
 	clients int
 	think   time.Duration
 	base    bool   // all the requests that were asked for; the others last as long as their faults
-	allowed string // what clients may meet: "" nothing, "gone" that a proxy is not there, "full" that it has no room too
+	allowed string // what clients may meet: "" nothing, "gone" that a proxy is not there, "full" that it has no room too, "budget" that a cap is reached too
+	wordy   bool   // most answers are long
 	split   bool   // only where the planes are processes of their own
 	prepare func(*running) error
+	settle  func(context.Context, *running) error                      // once everything runs, before the load
+	after   func(context.Context, *running) error                      // once the load has ended
+	more    func(context.Context, *running, *verdict, *evidence) error // beside the comparison that all have
 	faults  func(context.Context, *running) error
 }
 
@@ -35,6 +39,8 @@ type running struct {
 	dice  *rand.Rand
 	hits  int // faults done
 	notes []string
+	caps  map[string]limits // of tenants, by id
+	rest  []*call           // made after the load
 }
 
 // outcome is what a scenario came to.
@@ -87,6 +93,11 @@ func (o *options) play(ctx context.Context, s *scenario) (out *outcome) {
 	if out.err = w.build(ctx, s.plan); out.err != nil {
 		return out
 	}
+	if s.settle != nil {
+		if out.err = s.settle(ctx, r); out.err != nil {
+			return out
+		}
+	}
 	began := time.Now()
 	calls, err := r.underLoad(ctx, seed)
 	out.load, out.hits = time.Since(began), r.hits
@@ -101,7 +112,7 @@ func (o *options) play(ctx context.Context, s *scenario) (out *outcome) {
 // underLoad lets clients call while the faults happen.
 func (r *running) underLoad(ctx context.Context, seed uint64) (calls []*call, err error) {
 	r.load = newLoad(r.name, r.wires, r.tenants, r.clients, seed)
-	r.load.think = r.think
+	r.load.think, r.load.wordy = r.think, r.wordy
 	least := int64(r.o.least)
 	if r.base {
 		least = int64(r.o.requests)
@@ -115,6 +126,10 @@ func (r *running) underLoad(ctx context.Context, seed uint64) (calls []*call, er
 		err = r.load.wait(ctx, least)
 	}
 	calls = r.load.finish()
+	if err == nil && r.after != nil {
+		err = r.after(ctx, r)
+		calls = append(calls, r.rest...)
+	}
 	if err != nil {
 		err = fmt.Errorf("after %d calls: %w", len(calls), err)
 	}
@@ -135,6 +150,11 @@ func (r *running) judged(ctx context.Context, calls []*call) (*verdict, time.Dur
 			v.complain("%d clients met what this fault must not make them meet: %s", n, what)
 		}
 	}
+	if r.more != nil {
+		if err := r.more(ctx, r, v, ev); err != nil {
+			return nil, took, err
+		}
+	}
 	if restless != nil {
 		v.wrong++
 		v.complain("%v", restless)
@@ -149,6 +169,8 @@ func (r *running) mayMeet(what string) bool {
 	switch r.allowed {
 	case "gone":
 		return gone
+	case "budget":
+		return gone || budgetErrors[what]
 	case "full":
 		return gone || what == "ours: 503 "+spoolRefusal
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -53,6 +54,7 @@ type tenant struct {
 // plan says what a scenario needs.
 type plan struct {
 	proxies, controls int
+	tenants           int    // 0: six
 	dataDir           string // of the proxies; empty: of the scenario's folder
 	slow              bool
 }
@@ -92,7 +94,7 @@ func (w *world) build(ctx context.Context, p plan) error {
 	if err := w.addModels(ctx); err != nil {
 		return err
 	}
-	return w.addTenants(ctx)
+	return w.addTenants(ctx, cmp.Or(p.tenants, 6))
 }
 
 // close ends everything, the servers last.
@@ -253,7 +255,7 @@ func addresses(n int) (list []string, err error) {
 // them: a call is then priced by the same list on both sides, whatever becomes of it.
 func (w *world) addModels(ctx context.Context) error {
 	names := map[string]bool{}
-	for _, list := range [][]string{plainFailures, streamFailures, {"cached", "reason", unhurried}} {
+	for _, list := range [][]string{plainFailures, streamFailures, {"cached", "reason", unhurried, wordy}} {
 		for _, f := range list {
 			names[f] = true
 		}
@@ -273,10 +275,10 @@ func (w *world) addModels(ctx context.Context) error {
 	return nil
 }
 
-// addTenants makes six: four through the gateway and two straight to the provider, half of them reading on when their
-// callers leave.
-func (w *world) addTenants(ctx context.Context) error {
-	for i := range 6 {
+// addTenants makes so many: two in three through the gateway and the others straight to the provider, half of them
+// reading on when their callers leave.
+func (w *world) addTenants(ctx context.Context, n int) error {
+	for i := range n {
 		t := &tenant{gateway: i%3 != 2, readOn: i%2 == 1}
 		gone := "cancel"
 		if t.readOn {

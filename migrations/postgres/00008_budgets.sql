@@ -156,10 +156,11 @@ CREATE TABLE budget_windows (
     CONSTRAINT budget_windows_spent    CHECK (spent >= 0),
     CONSTRAINT budget_windows_held     CHECK (held >= 0),
     CONSTRAINT budget_windows_suspense CHECK (suspense >= 0),
-    CONSTRAINT budget_windows_adds_up  CHECK (spent + held + suspense <= greatest(base + carried + topped_up, committed))
+    CONSTRAINT budget_windows_adds_up  CHECK (spent + held + suspense <= greatest(base::numeric + carried + topped_up, committed))
 ) WITH (fillfactor = 50);
 CREATE INDEX budget_windows_of ON budget_windows (budget_id, starts_at DESC);
 CREATE INDEX budget_windows_ends_at ON budget_windows (budget_id, ends_at);
+CREATE INDEX budget_windows_recent ON budget_windows (ends_at);
 CREATE INDEX budget_windows_unsealed ON budget_windows (ends_at) WHERE NOT sealed;
 
 -- What one incarnation has of one window. What it still holds of it is granted - returned - settled - doubted.

@@ -79,6 +79,7 @@ CREATE TABLE budget_windows (
 ) STRICT;
 CREATE INDEX budget_windows_of ON budget_windows (budget_id, starts_at DESC);
 CREATE INDEX budget_windows_ends_at ON budget_windows (budget_id, ends_at);
+CREATE INDEX budget_windows_recent ON budget_windows (ends_at);
 CREATE INDEX budget_windows_unsealed ON budget_windows (ends_at) WHERE NOT sealed;
 
 CREATE TABLE budget_leases (

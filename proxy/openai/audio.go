@@ -7,7 +7,7 @@ import (
 )
 
 // AudioDuration reads from its headers how long an audio file plays, rounded up to a millisecond: WAV, Ogg (Opus and
-// Vorbis; WhatsApp's voice notes are Opus), MP3 and MP4 (M4A). It is what a transcription is billed by when the answer
+// Vorbis; WhatsApp's voice notes are Opus), MP3, MP4 (M4A) and FLAC. It is what a transcription is billed by when the answer
 // is bare text and tells nothing. ok is false when the file is none of these or does not say.
 func AudioDuration(file []byte) (ms int64, ok bool) {
 	switch {
@@ -17,6 +17,8 @@ func AudioDuration(file []byte) (ms int64, ok bool) {
 		return wavDuration(file[12:])
 	case string(file[:4]) == "OggS":
 		return oggDuration(file)
+	case string(file[:4]) == "fLaC":
+		return flacDuration(file[4:])
 	case string(file[4:8]) == "ftyp":
 		return mp4Duration(file)
 	}
@@ -49,8 +51,8 @@ func wavDuration(b []byte) (ms int64, ok bool) {
 		b = b[8:]
 		switch id {
 		case "fmt ":
-			if len(b) >= 12 {
-				perSecond = uint64(binary.LittleEndian.Uint32(b[8:12]))
+			if len(b) >= 14 {
+				perSecond = wavRate(b)
 			}
 		case "data":
 			if size == 0 || size > uint64(len(b)) {
@@ -64,6 +66,13 @@ func wavDuration(b []byte) (ms int64, ok bool) {
 		b = b[size:]
 	}
 	return 0, false
+}
+
+// wavRate is the bytes of a second, by the content of the format's chunk: those that it tells, or those that its samples
+// make where that is less. Of plain samples both are the same, unless somebody wants to be billed for less.
+func wavRate(b []byte) uint64 {
+	told, samples, size := binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint16(b[12:])
+	return min(uint64(told), uint64(samples)*uint64(size))
 }
 
 // oggDuration takes the position that the last page tells, in samples, less what an Opus decoder drops at the start.
@@ -89,6 +98,17 @@ func oggDuration(b []byte) (ms int64, ok bool) {
 			return duration(at-skip, perSecond)
 		}
 	}
+}
+
+// flacDuration reads the first block, which tells the rate in 20 bits and the samples in 36, with 8 bits between. Whoever
+// streams leaves the samples at 0.
+func flacDuration(b []byte) (ms int64, ok bool) {
+	const info, head, before = 0, 4, 10
+	if len(b) < head+before+8 || b[0]&0x7f != info {
+		return 0, false
+	}
+	x := binary.BigEndian.Uint64(b[head+before:])
+	return duration(x&(1<<36-1), x>>44)
 }
 
 // mp4Duration finds moov/mvhd, at the start of the file or at its end.

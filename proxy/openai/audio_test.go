@@ -31,6 +31,11 @@ func mp4(box ...string) string {
 
 func mp4Part(name, content string) string { return be32(uint32(8+len(content))) + name + content }
 
+// flac is the head of a file of 44.1 kHz, 16 bits and two channels.
+func flac(samples uint64) string {
+	return "fLaC\x00\x00\x00\x22" + strings.Repeat("\x10", 10) + be64(44100<<44|1<<41|15<<36|samples) + strings.Repeat("m", 16)
+}
+
 // mp3Frames is n frames of MPEG 1 layer III, 128 kbit/s, 44.1 kHz, stereo.
 func mp3Frames(n int) string {
 	return strings.Repeat("\xff\xfb\x90\x00"+strings.Repeat("\x00", 413), n)
@@ -73,6 +78,10 @@ func TestAudioDuration(t *testing.T) {
 	f("m4a with a box of no size", mp4(be32(4)+"moov"), 0)
 	f("m4a with a box that is too long", mp4(be32(1)+"mdat"+be64(1<<63)+"abcd", mp4Part("moov", mvhd)), 0)
 
+	f("flac", flac(44100*3+1), 3001)
+	f("flac whose recorder did not go back", flac(0), 0)
+	f("flac without its first block", "fLaC\x84"+flac(44100)[5:], 0)
+
 	f("mp3", mp3Frames(100), 2613) // 100 × 1152 / 44100
 	f("mp3 behind a tag", "ID3\x04\x00\x00\x00\x00\x01\x00"+strings.Repeat("t", 128)+mp3Frames(100), 2613)
 	f("mp3 behind a tag and padding", "ID3\x04\x00\x00\x00\x00\x00\x02tt"+"\x00\x00"+mp3Frames(1), 27)
@@ -89,13 +98,16 @@ func TestAudioDuration(t *testing.T) {
 func TestAudioDurationTruncated(t *testing.T) {
 	head := oggPage(0, "OpusHead\x01\x01"+"\x38\x01"+le32(48000)+"\x00\x00\x00")
 	for _, file := range []string{
-		wav(32000, 480, 480), head + oggPage(48312, "y"), mp4(mp4Part("moov", mp4Part("mvhd", strings.Repeat("\x01", 40)))), mp3Frames(3),
+		wav(32000, 480, 480), head + oggPage(48312, "y"), mp4(mp4Part("moov", mp4Part("mvhd", strings.Repeat("\x01", 40)))), mp3Frames(3), flac(44100),
 	} {
 		for i := range len(file) {
 			for _, c := range []byte{0, 1, 0x7f, 0xff} {
 				b := []byte(file)
 				b[i] = c
 				for _, b := range [][]byte{b, b[:i], b[i:]} {
+					if ms := heardMs(b); ms < 0 || ms > 366*24*3600*1000 {
+						t.Fatalf("%s: %d heard", hex.EncodeToString(b), ms)
+					}
 					if ms, ok := AudioDuration(b); ms < 0 || ms > 366*24*3600*1000 || ok != (ms > 0) {
 						t.Fatalf("%s: %d, %v", hex.EncodeToString(b), ms, ok)
 					}

@@ -133,6 +133,55 @@ func BenchmarkParseHistories(b *testing.B) {
 	}
 }
 
+// BenchmarkWorst is what a budget costs on top of BenchmarkParse: the bound, and the edits of a limit.
+func BenchmarkWorst(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		body    []byte
+		counted bool
+	}{
+		{"bytes", typicalChat, false},
+		{"bytes32KiB", []byte(history(1, 32<<10)), false},
+		{"counted1KiB", typicalChat, true},
+		{"counted32KiB", []byte(history(1, 32<<10)), true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var r Request
+			if err := Parse(c.body, &r); err != nil {
+				b.Fatal(err)
+			}
+			m := Limits{Provider: "openai", Model: "gpt-6-luna", Context: 400_000, MaxOutput: 128_000, Counted: c.counted}
+			var edits []Edit
+			b.ReportAllocs()
+			for b.Loop() {
+				r.insert = r.insert[:0]
+				w := r.Worst(Chat, &m)
+				edits = r.LimitOutput(Chat, "max_tokens", w.Output-1, edits[:0])
+			}
+		})
+	}
+}
+
+func BenchmarkReply(b *testing.B) {
+	p := Reply{ID: "chatcmpl-1", Model: "openai/gpt-6-luna", Created: 1764000000, Text: "O limite de uso deste mês foi atingido. Volte amanhã."}
+	for _, c := range []struct {
+		name   string
+		append func(dst []byte) []byte
+	}{
+		{"body", func(dst []byte) []byte { return p.AppendBody(dst, Chat) }},
+		{"stream", func(dst []byte) []byte { return p.AppendStream(dst, Chat, true) }},
+		{"responses", func(dst []byte) []byte { return p.AppendStream(dst, Responses, true) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			var dst []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = c.append(dst[:0])
+			}
+		})
+	}
+}
+
 func BenchmarkAimAt(b *testing.B) {
 	var r Request
 	if err := Parse(typicalChat, &r); err != nil {

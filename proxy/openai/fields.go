@@ -90,7 +90,7 @@ func plainInteger(text []byte) (n int64, ok bool) {
 func (r *Request) limit(i int, key string, which int) (int, *Error) {
 	n := int64(-1)
 	end, err := r.integer(i, key, 0, maxTokens, &n)
-	r.limits[which] = n + 1
+	r.limits[which], r.pos.limits[which] = n+1, span{i, end}
 	r.MaxOutput = max(r.MaxOutput, n)
 	return end, err
 }
@@ -151,7 +151,7 @@ func (r *Request) models(i int, param string) (int, *Error) {
 func (r *Request) input(i int) (int, *Error) {
 	b := r.Body
 	if b[i] != '"' {
-		return r.skip(i, 1)
+		return r.prompt(i)
 	}
 	end, flags := scanString(b, i+1)
 	if flags&badString != 0 {

@@ -75,6 +75,16 @@ func (r *Reading) EstimateOutput() int64 {
 	return max(r.Deltas, EstimateTokens(r.TextBytes))
 }
 
+// OutputSoFar is about how many output tokens a stream has used until now: what it told itself where it tells usage as
+// it goes (Gemini's layer does on each chunk), or the estimate where that is more. By it more is held for a stream that
+// outruns what was held: too much does no harm there. Tokens that were thought and not shown are in neither.
+func (r *Reading) OutputSoFar() int64 { return max(r.Output, r.EstimateOutput()) }
+
+// OutputAtLeast is how many it has used for sure: what it told, or a token for each ten bytes of text. The longest tokens
+// on the average are those of Hindi, with 8.4 bytes; only white space goes beyond. Deltas are left out, for some upstreams
+// cut theirs at will. By it a stream may be cut.
+func (r *Reading) OutputAtLeast() int64 { return max(r.Output, r.TextBytes/10) }
+
 // ReadBody reads a whole answer that is not a stream.
 func (r *Reading) ReadBody(k Kind, body []byte) {
 	b := bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))

@@ -193,6 +193,25 @@ func TestEstimateOutput(t *testing.T) {
 	}
 }
 
+func TestOutputSoFar(t *testing.T) {
+	for _, c := range []struct {
+		told, deltas, text, soFar, atLeast int64
+	}{
+		{0, 0, 0, 0, 0}, {0, 5, 8, 5, 0}, {0, 1, 400, 100, 40}, {70, 1, 400, 100, 70}, {700, 1, 400, 700, 700},
+	} {
+		r := Reading{Output: c.told, Deltas: c.deltas, TextBytes: c.text}
+		if r.OutputSoFar() != c.soFar || r.OutputAtLeast() != c.atLeast {
+			t.Errorf("%+v: %d so far, %d at least", c, r.OutputSoFar(), r.OutputAtLeast())
+		}
+	}
+	for _, c := range countedTexts(t) {
+		r := Reading{TextBytes: int64(len(c.Text))}
+		if got := r.OutputAtLeast(); got > min(c.CL100K, c.O200K) {
+			t.Errorf("%s: at least %d of %d tokens", c.Name, got, min(c.CL100K, c.O200K))
+		}
+	}
+}
+
 // TestUsageIsReplaced: usage is cumulative or repeated, never a part; the last that counts something wins.
 func TestUsageIsReplaced(t *testing.T) {
 	var r Reading

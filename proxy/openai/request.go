@@ -19,8 +19,8 @@ const (
 // Request is what the gateway reads of a request body. It is meant to be kept and parsed into again: a parse resets
 // it and reuses its memory.
 type Request struct {
-	// Body is the parsed body itself, not a copy. Model, PreviousResponse, ResponseFormat and Fallbacks may point into
-	// it: they hold only as long as its bytes are left alone. Clone what must live longer.
+	// Body is the parsed body itself, not a copy. Model, PreviousResponse, ResponseFormat, ServiceTier and Fallbacks may
+	// point into it: they hold only as long as its bytes are left alone. Clone what must live longer.
 	Body []byte
 
 	Model            string
@@ -53,6 +53,20 @@ type Request struct {
 	// InputChars counts the characters of the top-level string input: what speech is billed by.
 	InputChars int64
 
+	// What changes the price or who is asked. A field that is not known here is in none of them: see Worst.
+	ServiceTier string // service_tier or providerOptions.gateway.serviceTier, the dearer of the two
+	WebSearch   bool   // web_search_options, or a tool that searches: charged by the call
+	HostedTools bool   // a tool that the provider runs itself
+	Background  bool   // the response is made whether or not anybody waits for it
+	LongCache   bool   // the prompt is to stay cached for longer than usual, which some sell dearer
+	Hidden      bool   // the prompt has parts that the body only refers to, or that are of a kind not known here
+	AudioOut    bool   // the answer is to be spoken
+	ImageOut    bool   // the answer is to have pictures
+	WantsJSON   bool   // the answer is to be JSON, so that one in plain words breaks its reader
+	Options     bool   // there are providerOptions other than the gateway's
+	Routed      bool   // the gateway is told which providers, or where, which may be dearer than its list price
+
+	load   load
 	limits [3]int64 // one more than each limit, so that 0 is absent
 	pos    positions
 	keys   []string // of the objects that are open, outer ones first
@@ -70,6 +84,7 @@ type positions struct {
 	optionsOpen            int // after the '{' of stream_options
 	optionsEmpty           bool
 	usageFrom, usageTo     int
+	limits                 [3]span // the values of the limits, null included
 	multipart              bool
 	boundary               []byte // with the CR LF and the two dashes before it
 	fileFrom, fileTo       int
@@ -142,27 +157,6 @@ func (r *Request) parse() *Error {
 		return syntax(i, "nothing may follow the object")
 	}
 	return nil
-}
-
-// A scope is an object whose keys are read.
-type scope uint8
-
-const (
-	top scope = iota
-	streamOptions
-	providerOptions
-	gatewayOptions
-)
-
-// knownKeys are the keys that are read, by scope.
-var knownKeys = [...][]string{
-	top: {
-		"model", "models", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n",
-		"best_of", "input", "previous_response_id", "providerOptions",
-	},
-	streamOptions:   {"include_usage"},
-	providerOptions: {"gateway"},
-	gatewayOptions:  {"models"},
 }
 
 // object reads the members of an object in scope in, from behind its '{', and returns the index behind its '}'.
@@ -255,10 +249,16 @@ func (r *Request) member(i int, in scope, key string) (int, *Error) {
 		if key == "gateway" && r.Body[i] == '{' {
 			return r.object(i+1, gatewayOptions)
 		}
+		r.Options = true
 		return r.skip(i, 2)
 	case gatewayOptions:
-		if key == "models" {
+		switch key {
+		case "models":
 			return r.models(i, "providerOptions.gateway.models")
+		case "serviceTier":
+			return r.tier(i, 3)
+		case "order", "only", "sort", "inferenceRegion":
+			r.Routed = true
 		}
 		return r.skip(i, 3)
 	}
@@ -288,62 +288,7 @@ func (r *Request) member(i int, in scope, key string) (int, *Error) {
 			return r.object(i+1, providerOptions)
 		}
 	}
-	return r.skip(i, 1)
-}
-
-// A scopedKey is a key of an object with so many that they need a map.
-type scopedKey struct {
-	in  scope
-	key string
-}
-
-// once refuses a key that stood in its object before, or that another parser could take for a known one.
-func (r *Request) once(key string, in scope, first int) *Error {
-	seen := r.keys[first:]
-	switch n := len(seen); {
-	case n >= maxKeys:
-		return invalid("", "The request has an object with more than "+strconv.Itoa(maxKeys)+" keys.")
-	case n < 32:
-		// For the usual handful, comparing lengths and a few bytes is cheaper than hashing.
-		for _, k := range seen {
-			if k == key {
-				return twice(key)
-			}
-		}
-	default:
-		if r.many == nil {
-			r.many = make(map[scopedKey]struct{})
-		}
-		if n == 32 {
-			for _, k := range seen {
-				r.many[scopedKey{in, k}] = struct{}{}
-			}
-		}
-		if _, dup := r.many[scopedKey{in, key}]; dup {
-			return twice(key)
-		}
-		r.many[scopedKey{in, key}] = struct{}{}
-	}
-	r.keys = append(r.keys, key)
-	for _, known := range knownKeys[in] {
-		if foldsTo(key, known) {
-			return invalid(shown(key), "The key "+strconv.Quote(shown(key))+" differs from "+strconv.Quote(known)+" only in letter case; write "+strconv.Quote(known)+".")
-		}
-	}
-	return nil
-}
-
-// foldsTo says that key is not known but equals it when letter case is ignored, as some JSON libraries do.
-func foldsTo(key, known string) bool {
-	// Only the Kelvin sign and the long s fold to ASCII from outside it; they need three and two bytes for one.
-	if len(key) < len(known) || len(key) > 3*len(known) || key == known {
-		return false
-	}
-	return strings.EqualFold(key, known)
-}
-
-func twice(key string) *Error {
-	return invalid(shown(key), "The key "+strconv.Quote(shown(key))+" stands twice in one object; send it once.")
+	return r.priced(i, key)
 }
 
 // model reads the value of the key "model".

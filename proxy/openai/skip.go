@@ -21,6 +21,10 @@ value:
 		if depth++; depth > maxDepth {
 			return 0, invalid("", "The request body is nested deeper than "+strconv.Itoa(maxDepth)+" levels.")
 		}
+		r.load.inside = outsideMedia
+		if r.load.prompt && len(key) > 3 && entered>>(key[0]&31)&1 != 0 {
+			r.enter(key)
+		}
 		i, key = skipSpace(b, i+1), nil
 		if i >= len(b) || b[i] != c+2 { // '}' and ']' stand two behind '{' and '[' in ASCII
 			if c == '[' {
@@ -52,6 +56,7 @@ value:
 			return 0, syntax(i-1, "expected a comma or the end of the object or array here")
 		}
 		depth--
+		r.load.inside = outsideMedia
 	}
 	return i, nil
 key:
@@ -72,6 +77,10 @@ func (r *Request) skipKey(i int) (key []byte, value int, err *Error) {
 		return nil, 0, badStringAt(b, end)
 	}
 	key = b[i+1 : end]
+	r.load.keys += int64(len(key))
+	if flags&hasEscape != 0 && hidesLetter(key) {
+		r.Hidden = true
+	}
 	if i = skipSpace(b, end+1); i >= len(b) || b[i] != ':' {
 		return nil, 0, syntax(i, "expected a colon here")
 	}
@@ -88,8 +97,8 @@ func (r *Request) scalar(i int, key []byte) (int, *Error) {
 			return 0, badStringAt(b, end)
 		}
 		r.TextBytes += int64(end - i - 1)
-		if len(key) > 2 {
-			r.weigh(key, b[i+1:end])
+		if len(key) > 2 && weighed>>(key[0]&31)&1 != 0 {
+			r.weigh(key, i+1, end)
 		}
 		return end + 1, nil
 	case 't', 'f', 'n':
@@ -105,27 +114,9 @@ func (r *Request) scalar(i int, key []byte) (int, *Error) {
 	}
 	if key == nil {
 		r.TextBytes += bytesPerToken // prompts can be lists of token numbers
+		r.load.numbers++
 	}
 	return end, nil
-}
-
-// weigh takes what is no text out of the input estimate, and counts content parts that are no text.
-func (r *Request) weigh(key, value []byte) {
-	if len(value) < 64 {
-		if string(key) == "type" {
-			switch string(value) {
-			case "image_url", "input_image", "image", "input_audio", "input_file", "file", "document":
-				r.Media++
-			}
-		}
-		return
-	}
-	switch string(key) {
-	case "url", "image_url", "data", "file_data", "b64_json":
-		if isBase64(value) {
-			r.TextBytes -= int64(len(value))
-		}
-	}
 }
 
 // isBase64 says that value looks like base64, behind a data: URL's head or bare. It takes samples, because reading a

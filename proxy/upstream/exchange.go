@@ -76,6 +76,9 @@ type Request struct {
 // Exchange is one request and its answer. Zero is ready; it is used again and again.
 type Exchange struct {
 	Body Body // the answer's body, after Do
+	// Sent says that some of the request was written: from there on the upstream may work, and bill, whatever is heard
+	// of it. It stays until the next Do.
+	Sent bool
 
 	target *Target
 	conn   *conn
@@ -91,7 +94,7 @@ const inOneWrite = 16 << 10
 // Do sends the request and reads the head of the answer into h. On success the caller reads Body to its end, or not,
 // and must call Finish either way.
 func (x *Exchange) Do(t *Target, r *Request, c *Canceller, h *fasthttp.ResponseHeader) error {
-	x.target, x.cancel, x.Body.conn = t, c, nil
+	x.target, x.cancel, x.Body.conn, x.Sent = t, c, nil, false
 	x.buildHead(t, r)
 	for again := false; ; again = true {
 		now := time.Now()
@@ -137,7 +140,9 @@ func (x *Exchange) try(r *Request, h *fasthttp.ResponseHeader, now time.Time) (a
 	if err := cn.arm(now, x.target.timeouts.FirstByte); err != nil {
 		return false, errClosedEarly
 	}
-	if err := x.write(r); err != nil {
+	n, err := x.write(r)
+	x.Sent = x.Sent || n > 0
+	if err != nil {
 		// An upstream may refuse a long body before it has read it: its answer, if there is one, tells more than our
 		// write error. Whatever it has said is there already, so this waits only briefly.
 		_ = cn.SetReadDeadline(time.Now().Add(time.Second))
@@ -190,14 +195,15 @@ func (x *Exchange) buildHead(t *Target, r *Request) {
 	x.head = append(b, '\r', '\n')
 }
 
-func (x *Exchange) write(r *Request) error {
+// write sends the request and tells how much of it went out.
+func (x *Exchange) write(r *Request) (n int64, err error) {
 	cn := x.conn
 	if len(x.head)+len(r.Body) <= inOneWrite {
-		n := len(x.head)
+		end := len(x.head)
 		x.head = openai.AppendEdited(x.head, r.Body, r.Edits)
-		_, err := cn.Write(x.head)
-		x.head = x.head[:n]
-		return err
+		sent, err := cn.Write(x.head)
+		x.head = x.head[:end]
+		return int64(sent), err
 	}
 	vec := append(cn.vec[:0], x.head)
 	at := 0
@@ -207,10 +213,10 @@ func (x *Exchange) write(r *Request) error {
 	}
 	vec = append(vec, r.Body[at:])
 	cn.vec = vec
-	_, err := cn.vec.WriteTo(cn.Conn) // advances cn.vec; its array stays for the next time
+	n, err = cn.vec.WriteTo(cn.Conn) // advances cn.vec; its array stays for the next time
 	clear(vec)
 	cn.vec = vec[:0]
-	return err
+	return n, err
 }
 
 // DropScratch lets go of the request's bytes, which a long answer would otherwise hold for minutes.
