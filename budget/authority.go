@@ -23,7 +23,10 @@ type AuthorityOptions struct {
 	// LearnFor is how long nothing is granted after the database lost its end, at most, and LearnAtLeast at least: so long
 	// proxies that it has forgotten altogether have to speak. Default 10 s and 3 s.
 	LearnFor, LearnAtLeast time.Duration
-	Log                    *slog.Logger // nil: none
+	// AliveFor is how long an incarnation must have been silent before a person may take it for lost; 0: no time at all. One
+	// that has leases speaks every second.
+	AliveFor time.Duration
+	Log      *slog.Logger // nil: none
 }
 
 // heardLately is how long before a loss an incarnation must have spoken to be waited for.
@@ -96,6 +99,7 @@ type message struct {
 	holders map[uint64]*Holder // the one that speaks, and those that it closes
 	self    *Holder
 	since   time.Time // since when the holder wants to know of changes
+	told    bool      // of them just now
 	resumed []*Lease  // of one that was taken for lost
 	closing []*Lease  // of those that it closes
 
@@ -152,6 +156,7 @@ func (m *message) hear(epoch Epoch) {
 	}
 	if !h.HeardAt.IsZero() && m.Ask.Epoch == epoch.Number {
 		m.since = h.HeardAt.Add(-changeSlack)
+		m.told = h.HeardAt.Truncate(tellEvery).Equal(m.now.Truncate(tellEvery))
 	}
 	h.Name, h.Op, h.HeardAt = m.Name, m.Op, m.now
 	m.self = h
@@ -164,6 +169,10 @@ func (m *message) hear(epoch Epoch) {
 // changeSlack is how far back changes of windows are told once more: those of a transaction carry the time at which it
 // began, and are seen when it has ended.
 const changeSlack = 15 * time.Second
+
+// tellEvery is how often one is told of all leased windows that changed, however fast it speaks: near the limit, that is a
+// hundred times a second. It is a little less than the time between two heartbeats.
+const tellEvery = 900 * time.Millisecond
 
 // finish writes all back, with the answer.
 func (m *message) finish(ctx context.Context) error {
@@ -201,13 +210,18 @@ func (m *message) states(ctx context.Context) error {
 			ids[id] = true
 		}
 	}
-	asked, err := m.tx.States(ctx, sortedWindows(ids), 0, time.Time{})
-	if err != nil {
-		return err
+	var asked []*Window
+	var err error
+	if len(ids) > 0 {
+		if asked, err = m.tx.States(ctx, sortedWindows(ids), 0, time.Time{}); err != nil {
+			return err
+		}
 	}
-	leased, err := m.tx.States(ctx, nil, m.Incarnation, m.since)
-	if err != nil {
-		return err
+	var leased []*Window
+	if !m.told {
+		if leased, err = m.tx.States(ctx, nil, m.Incarnation, m.since); err != nil {
+			return err
+		}
 	}
 	told := map[int64]bool{}
 	for _, w := range append(asked, leased...) {

@@ -243,7 +243,7 @@ func TestErrorsOfTheBooksAreToldAndChangeNothing(t *testing.T) {
 	for name, act := range map[string]func(*ledgerWorld, *failingBooks, Budget, int64) error{
 		"lease": func(w *ledgerWorld, f *failingBooks, b Budget, window int64) error {
 			_, err := NewAuthority(f, AuthorityOptions{}).Lease(ctx, Ask{
-				Incarnation: 1, Op: 2, Epoch: 1, Open: []Opening{{Client: b.ClientID, Need: Cost{Tokens: 5, BRL: 5}, Ahead: true}},
+				Incarnation: 1, Op: 3, Epoch: 1, Open: []Opening{{Client: b.ClientID, Need: Cost{Tokens: 5, BRL: 5}, Ahead: true}},
 				Want: []Want{{window, 1, 1, 1}}, Return: []Return{{window, 1}}, Refused: []int64{window}, Watch: []int64{window}, Close: []Close{{2, 0}},
 				Assert: []Assertion{{b.ClientID, b.ID, WindowID(b.ID, march(12, 0)), march(12, 0), 5, 0}},
 			})
@@ -260,7 +260,7 @@ func TestErrorsOfTheBooksAreToldAndChangeNothing(t *testing.T) {
 		},
 		"tidy": func(w *ledgerWorld, f *failingBooks, b Budget, window int64) error {
 			now := w.now
-			w.now = march(11, 0)
+			w.now = march(13, 0)
 			defer func() { w.now = now }()
 			return NewAuthority(f, AuthorityOptions{}).Tidy(ctx)
 		},
@@ -297,8 +297,11 @@ func TestErrorsOfTheBooksAreToldAndChangeNothing(t *testing.T) {
 		w := newLedgerWorld(t)
 		b := w.budget(uuid.New(), 1000)
 		w.budget(b.ClientID, 1000, func(b *Budget) { b.Unit, b.CarryOver = BRL, true })
-		r := w.ask(1, Ask{Open: []Opening{{Client: b.ClientID, Need: Cost{Tokens: 5}}}})
+		w.budget(b.ClientID, 1000, func(b *Budget) { b.Unit = USD })
+		r := w.ask(1, Ask{Open: []Opening{{Client: b.ClientID, Need: Cost{Tokens: 5, USD: 5}}}})
 		window := r.Accounts[0].Windows[0]
+		usd := r.Grants[2]
+		w.ask(1, Ask{Return: []Return{{usd.Window, usd.Amount}}}) // nothing is left of this lease
 		doubt := w.charge(1, b.ClientID, 1, HeldFor{window, 3})
 		doubt.Doubt = true
 		w.settle(doubt)
@@ -322,6 +325,7 @@ func TestErrorsOfTheBooksAreToldAndChangeNothing(t *testing.T) {
 			if name != "tidy" && !reflect.DeepEqual(before, w.books.at.copy()) {
 				t.Errorf("%s, call %d: something was changed although it failed", name, calls)
 			}
+			w.books.at = before // what Tidy did in the transactions before
 		}
 		if calls < 4 {
 			t.Errorf("%s has %d calls only: it did not do what this test is for", name, calls)

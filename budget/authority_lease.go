@@ -93,10 +93,8 @@ func (m *message) openAccounts(ctx context.Context) ([]*account, error) {
 		return nil, err
 	}
 	for i, o := range m.Open {
-		if o.Ahead {
-			accounts[i].next = accounts[i].following()
-			next = append(next, accounts[i].next...)
-		}
+		accounts[i].next = accounts[i].following(o.Ahead)
+		next = append(next, accounts[i].next...)
 	}
 	if err := m.open(ctx, next); err != nil {
 		return nil, err
@@ -104,12 +102,13 @@ func (m *message) openAccounts(ctx context.Context) ([]*account, error) {
 	return accounts, m.reopen(ctx)
 }
 
-// following are the windows that come after the current ones. One that something is carried into has none ahead: with
-// what it begins is known only when the one before is over.
-func (a *account) following() (next []*opening) {
+// following are the windows that come next: of budgets that have not begun the first one, always, for a proxy that did not
+// know of it would let calls through unheld from then on; and those after the current ones when they are asked for. One
+// that something is carried into has none ahead: with what it begins is known only when the one before is over.
+func (a *account) following(ahead bool) (next []*opening) {
 	for _, o := range a.current {
 		switch {
-		case o.window != nil && !o.budget.carries():
+		case o.window != nil && ahead && !o.budget.carries():
 			next = append(next, &opening{budget: o.budget, at: o.window.EndsAt})
 		case o.window == nil:
 			next = append(next, &opening{budget: o.budget, at: o.budget.StartsAt})
@@ -311,8 +310,12 @@ func (m *message) grantAll(accounts []*account, sharers map[int64]int) {
 		for _, o := range a.current {
 			state.Windows = m.firstSlice(state.Windows, o, &a.need, sharers)
 		}
+		need := a.need
+		if !m.Open[i].Ahead { // the calls that wait are not for a window that has yet to begin
+			need = Cost{}
+		}
 		for _, o := range a.next {
-			state.Next = m.firstSlice(state.Next, o, &a.need, sharers)
+			state.Next = m.firstSlice(state.Next, o, &need, sharers)
 		}
 	}
 }

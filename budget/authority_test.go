@@ -2,6 +2,7 @@ package budget
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"reflect"
 	"slices"
@@ -125,6 +126,16 @@ func TestARepeatedMessageChangesNothing(t *testing.T) {
 	w.check()
 }
 
+func TestAStoredAnswerThatCannotBeReadIsAnError(t *testing.T) {
+	w := newLedgerWorld(t)
+	w.ask(1, Ask{})
+	w.books.at.holders[1].Reply = []byte("{")
+	_, err := w.auth.Lease(context.Background(), Ask{Incarnation: 1, Op: 1})
+	if err == nil || errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "stored answer 1 of incarnation 1") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestWantReturnAndRefused(t *testing.T) {
 	w := newLedgerWorld(t)
 	b := w.budget(uuid.New(), 1000)
@@ -211,6 +222,7 @@ func TestExactModeIsToldToAll(t *testing.T) {
 	window, _ := w.openTokens(1, b.ClientID, 10)
 	w.openTokens(2, b.ClientID, 10)
 	w.ask(1, Ask{Want: []Want{{window, 880, 880, 0}}}) // more than a share: two sharers
+	w.now = w.now.Add(tellEvery)
 	r := w.ask(2, Ask{})
 	if len(r.Windows) != 1 || r.Windows[0].Recall != 1 || !r.Windows[0].Exact {
 		t.Errorf("the other one was told %+v", r.Windows)
@@ -244,6 +256,10 @@ func TestStatesOfLeasedWindowsAreToldWhenTheyChange(t *testing.T) {
 		t.Errorf("watched: %+v", r.Windows)
 	}
 	w.settle(w.charge(3, b.ClientID, 60))
+	if r := w.ask(1, Ask{}); len(r.Windows) != 0 {
+		t.Errorf("told again at once: %+v", r.Windows)
+	}
+	w.now = w.now.Add(tellEvery)
 	if r := w.ask(1, Ask{}); len(r.Windows) != 1 || r.Windows[0].ID != window || r.Windows[0].Used != 60 {
 		t.Errorf("somebody else changed it: %+v", r.Windows)
 	}
@@ -355,7 +371,7 @@ func TestAWindowOpensWithTheAlertsOfWhatWasUsed(t *testing.T) {
 	client := uuid.New()
 	w.settle(w.charge(1, client, 850))
 	w.budget(client, 1000)
-	w.openTokens(1, client, 10)
+	w.ask(1, Ask{Open: []Opening{{Client: client}}})
 	if as := w.books.Alerts(); len(as) != 1 || as[0].Threshold != 80 || as[0].Used != 850 {
 		t.Errorf("alerts %+v", as)
 	}
@@ -477,15 +493,25 @@ func TestALimitThatChanges(t *testing.T) {
 
 func TestPolicyAmountsSurviveTheWire(t *testing.T) {
 	s := AccountState{Client: uuid.New(), Policy: &Policy{AtLimit: Answer, ConversationBRL: 3 * money.Unit, ContactBRL: 1}, Windows: []int64{1 << 62}, IsPaused: true}
-	text, err := s.MarshalJSON()
+	text, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var back AccountState
-	if err := back.UnmarshalJSON(text); err != nil || !reflect.DeepEqual(s, back) {
+	if err := json.Unmarshal(text, &back); err != nil || !reflect.DeepEqual(s, back) {
 		t.Errorf("%s came back as %+v, %v", text, back, err)
 	}
-	if err := back.UnmarshalJSON([]byte("[")); err == nil {
-		t.Error("nonsense was read")
+}
+
+func TestOneThatIsAliveIsNotTakenForLost(t *testing.T) {
+	w := newLedgerWorld(t)
+	w.auth = NewAuthority(w.books, AuthorityOptions{AliveFor: 15 * time.Second})
+	w.openTokens(1, w.budget(uuid.New(), 1000).ClientID, 100)
+	if err := w.auth.Suspend(t.Context(), 1, "gone"); !errors.Is(err, ErrAlive) {
+		t.Errorf("of one that spoke just now: %v", err)
+	}
+	w.now = w.now.Add(15 * time.Second)
+	if err := w.auth.Suspend(t.Context(), 1, "gone"); err != nil {
+		t.Errorf("of one that is silent: %v", err)
 	}
 }

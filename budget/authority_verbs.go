@@ -54,6 +54,9 @@ func (a *Authority) Suspend(ctx context.Context, incarnation uint64, reason stri
 		if len(hs) == 0 {
 			return fmt.Errorf("%w: an incarnation %x that is not closed", ErrNotFound, incarnation)
 		}
+		if silent := p.now.Sub(hs[0].HeardAt); hs[0].State == Live && silent < a.o.AliveFor {
+			return fmt.Errorf("%w: incarnation %016x spoke %d seconds ago, and may be spending", ErrAlive, incarnation, int(silent.Seconds()))
+		}
 		return p.suspend(ctx, hs, reason)
 	})
 }

@@ -168,9 +168,9 @@ type Policy struct {
 	TailPercent int `json:"tail_percent,omitzero"` // 0: 5
 	// The loop breaker: what one conversation, and one contact (X-Phone), may do in an hour; 0: no bound.
 	ConversationCalls int64      `json:"conversation_calls_per_hour,omitzero"`
-	ConversationBRL   money.Pico `json:"-"`
+	ConversationBRL   money.Pico `json:"conversation_brl_pico,omitzero"`
 	ContactCalls      int64      `json:"contact_calls_per_hour,omitzero"`
-	ContactBRL        money.Pico `json:"-"`
+	ContactBRL        money.Pico `json:"contact_brl_pico,omitzero"`
 }
 
 // Errors of the ledger.
@@ -181,6 +181,8 @@ var (
 	ErrExists = errors.New("budget: there is one of this type and period already")
 	// ErrConflict says that somebody else changed a budget since it was read.
 	ErrConflict = errors.New("budget: changed by somebody else in the meantime")
+	// ErrAlive says that a proxy cannot be taken for lost: it was heard of a moment ago.
+	ErrAlive = errors.New("budget: the proxy is alive")
 	// ErrUnavailable says that the ledger could not be asked.
 	ErrUnavailable = errors.New("budget: the ledger does not answer")
 	// ErrStale says that a message is older than one that was answered already, or of an incarnation that was closed.

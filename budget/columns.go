@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/catraca/catraca/internal/money"
 )
+
+// ErrTooMany says that a client has as many budgets as one call may be held in.
+var ErrTooMany = fmt.Errorf("budget: there are %d already, the most that a client may have, and that there may be over all clients", MaxBudgets)
 
 // What the durable stores have in common: which columns a row has, in which order, and the documents among them.
 
@@ -37,25 +38,19 @@ func leaseFields(l *Lease, incarnation *int64) []any {
 
 const leaseColumns = "window_id, incarnation, granted, returned, settled, doubted, lost, closed"
 
-// storedPolicy is a policy as a document. Amounts that its wire form leaves out are pico-reais here.
-type storedPolicy struct {
-	Policy
-	ConversationBRL money.Pico `json:"conversation_brl_pico,omitzero"`
-	ContactBRL      money.Pico `json:"contact_brl_pico,omitzero"`
-}
+// A policy is kept as a document, in the form in which it crosses the link.
 
 func encodePolicy(p Policy) (string, error) {
-	b, err := json.Marshal(storedPolicy{p, p.ConversationBRL, p.ContactBRL})
+	b, err := json.Marshal(p)
 	return string(b), err
 }
 
 func decodePolicy(client uuid.UUID, document []byte) (*Policy, error) {
-	var s storedPolicy
-	if err := json.Unmarshal(document, &s); err != nil {
+	p := new(Policy)
+	if err := json.Unmarshal(document, p); err != nil {
 		return nil, fmt.Errorf("the policy of client %s in budget_policies cannot be read: %w", client, err)
 	}
-	s.Policy.ConversationBRL, s.Policy.ContactBRL = s.ConversationBRL, s.ContactBRL
-	return &s.Policy, nil
+	return p, nil
 }
 
 // completed fills in what a new budget leaves open.
@@ -111,7 +106,10 @@ type showing struct {
 	used   int64
 	since  string // the date, where the budget is, on which the period began
 	until  time.Time
-	full   bool // a hard cap with nothing left
+	full   bool // a hard cap with nothing left that could come back
+	hard   bool // a hard cap; it is at its limit too once a call was refused for it, of which there is an alert
+	window int64
+	limit  int64 // its version
 }
 
 func (w *Window) showing() showing {
@@ -119,7 +117,10 @@ func (w *Window) showing() showing {
 	if err != nil {
 		zone = time.UTC
 	}
-	return showing{w.BudgetID, w.Used(), w.StartsAt.In(zone).Format(time.DateOnly), w.EndsAt, w.Hard && w.Free() == 0}
+	return showing{
+		w.BudgetID, w.Used(), w.StartsAt.In(zone).Format(time.DateOnly), w.EndsAt, w.Hard && plus(w.Used(), w.Suspense) >= w.Limit(),
+		w.Hard, w.ID, w.LimitVersion,
+	}
 }
 
 // column is one thing of each of all.

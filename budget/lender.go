@@ -2,12 +2,9 @@ package budget
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/catraca/catraca/internal/money"
 )
 
 // Lender is who a Purse gets its leases from: the Authority in its own process, or the link to one far away.
@@ -101,37 +98,6 @@ type AccountState struct {
 	// Paused is why a person paused the client's budget; only where IsPaused.
 	IsPaused bool   `json:"is_paused,omitempty"`
 	Paused   string `json:"paused,omitempty"`
-}
-
-// accountOnWire is an AccountState with the amounts of its policy, which people's JSON spells as decimals.
-type accountOnWire struct {
-	accountFields
-	ConversationBRL money.Pico `json:"conversation_brl_pico,omitzero"`
-	ContactBRL      money.Pico `json:"contact_brl_pico,omitzero"`
-}
-
-type accountFields AccountState
-
-// MarshalJSON writes all of the state, the amounts of the policy included.
-func (s AccountState) MarshalJSON() ([]byte, error) {
-	wire := accountOnWire{accountFields: accountFields(s)}
-	if s.Policy != nil {
-		wire.ConversationBRL, wire.ContactBRL = s.Policy.ConversationBRL, s.Policy.ContactBRL
-	}
-	return json.Marshal(wire)
-}
-
-// UnmarshalJSON reads what MarshalJSON wrote.
-func (s *AccountState) UnmarshalJSON(text []byte) error {
-	var wire accountOnWire
-	if err := json.Unmarshal(text, &wire); err != nil {
-		return err
-	}
-	*s = AccountState(wire.accountFields)
-	if s.Policy != nil {
-		s.Policy.ConversationBRL, s.Policy.ContactBRL = wire.ConversationBRL, wire.ContactBRL
-	}
-	return nil
 }
 
 // Grant is what a lease was raised by.

@@ -198,6 +198,30 @@ func TestMemoryKnowsWhatArrived(t *testing.T) {
 	}
 }
 
+func TestMemoryChecksSeeWhatIsWrong(t *testing.T) {
+	for what, spoil := range map[string]func(*Window, *Lease, *memoryState){
+		"a window":   func(w *Window, _ *Lease, _ *memoryState) { w.Spent = -1 },
+		"a lease":    func(_ *Window, l *Lease, _ *memoryState) { l.Returned = l.Granted + 1 },
+		"held":       func(w *Window, _ *Lease, _ *memoryState) { w.Held++ },
+		"a lost one": func(_ *Window, l *Lease, _ *memoryState) { l.Lost = true },
+		"suspense": func(w *Window, _ *Lease, s *memoryState) {
+			s.doubts[doubtKey{window: w.ID}] = Doubt{Window: w.ID, Amount: 1}
+		},
+		"use":         func(w *Window, _ *Lease, _ *memoryState) { w.Spent++ },
+		"a lost call": func(_ *Window, _ *Lease, s *memoryState) { clear(s.charges) },
+	} {
+		w := newLedgerWorld(t)
+		b := w.budget(uuid.New(), 1000)
+		window, _ := w.openTokens(1, b.ClientID, 100)
+		w.settle(w.charge(1, b.ClientID, 60, HeldFor{window, 100}))
+		w.check()
+		spoil(w.books.at.windows[window], w.books.at.leases[LeaseKey{window, 1}], w.books.at)
+		if errors.Join(w.books.Check(), w.books.CheckUsage()) == nil {
+			t.Errorf("%s that is wrong was found in order", what)
+		}
+	}
+}
+
 func TestMemoryDropsRepeatedEvents(t *testing.T) {
 	w := newLedgerWorld(t)
 	b := w.budget(uuid.New(), 1000)

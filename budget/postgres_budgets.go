@@ -141,6 +141,14 @@ VALUES ($1, $2, $3, trim_scale($4::int8 * CASE $3::text WHEN 'tokens' THEN 1 ELS
 		if err != nil {
 			return pgRefused(err)
 		}
+		var n int
+		err = t.tx.QueryRow(ctx, "SELECT count(*) FROM client_budgets WHERE deleted_at IS NULL AND client_id IS NOT DISTINCT FROM $1", pgClient(b.ClientID)).Scan(&n)
+		if err == nil && n > MaxBudgets {
+			err = ErrTooMany
+		}
+		if err != nil {
+			return err
+		}
 		return begin(ctx, t, &b)
 	})
 	if err != nil {

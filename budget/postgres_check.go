@@ -32,20 +32,40 @@ func (t *pgTx) project(ctx context.Context, which string, arg any) (int, error) 
 	done, err := t.tx.Exec(ctx, `UPDATE client_budgets b SET current_usage = x.used, period_start_date = x.since, next_reset_at = x.until, is_paused = x.paused
 FROM (
 	SELECT b.id, trim_scale(x.used * CASE b.budget_type WHEN 'tokens' THEN 1 ELSE 0.000000000001 END) AS used,
-		x.since::date AS since, x.until, x.at_limit OR b.paused AS paused
-	FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::timestamptz[], $5::bool[]) AS x (budget_id, used, since, until, at_limit)
+		x.since::date AS since, x.until, b.paused OR x.at_limit OR x.hard AND EXISTS (SELECT FROM budget_alerts a
+			WHERE a.window_id = x.window_id AND a.threshold = 100 AND a.limit_version = x.limit_version) AS paused
+	FROM unnest($1::uuid[], $2::int8[], $3::text[], $4::timestamptz[], $5::bool[], $6::bool[], $7::int8[], $8::int8[])
+		AS x (budget_id, used, since, until, at_limit, hard, window_id, limit_version)
 	JOIN client_budgets b ON b.id = x.budget_id WHERE b.deleted_at IS NULL
 ) x
 WHERE b.id = x.id AND (b.current_usage, b.period_start_date, b.next_reset_at, b.is_paused) IS DISTINCT FROM (x.used, x.since, x.until, x.paused)`,
 		column(all, func(s showing) uuid.UUID { return s.budget }), column(all, func(s showing) int64 { return s.used }),
 		column(all, func(s showing) string { return s.since }), column(all, func(s showing) time.Time { return s.until }),
-		column(all, func(s showing) bool { return s.full }))
+		column(all, func(s showing) bool { return s.full }), column(all, func(s showing) bool { return s.hard }),
+		column(all, func(s showing) int64 { return s.window }), column(all, func(s showing) int64 { return s.limit }))
 	return int(done.RowsAffected()), err
+}
+
+// amendEdited brings budgets that somebody edited in client_budgets itself, as the plan's own panels may, into their
+// windows.
+func (t *pgTx) amendEdited(ctx context.Context) error {
+	rows, err := t.tx.Query(ctx, pgBudget+`WHERE b.deleted_at IS NULL AND EXISTS (SELECT FROM budget_windows w
+	WHERE w.budget_id = b.id AND w.ends_at > now() AND NOT w.sealed AND (w.hard <> coalesce(b.pause_at_limit, false)
+		OR w.base <> b.budget_limit * CASE b.budget_type WHEN 'tokens' THEN 1 ELSE 1000000000000 END))
+ORDER BY b.id FOR UPDATE OF b`)
+	edited, err := pgCollect(rows, err, pgScanBudget)
+	for i := 0; i < len(edited) && err == nil; i++ {
+		err = AmendWindows(ctx, t, edited[i])
+	}
+	return err
 }
 
 // Project implements Store.
 func (p *Postgres) Project(ctx context.Context, since time.Time) (n int, err error) {
 	err = p.update(ctx, func(t *pgTx) error {
+		if err := t.amendEdited(ctx); err != nil {
+			return err
+		}
 		n, err = t.project(ctx, "NOT w.sealed AND w.changed_at >= $1", since)
 		return err
 	})
@@ -57,8 +77,9 @@ func (p *Postgres) Project(ctx context.Context, since time.Time) (n int, err err
 
 // pgCheckLog sums what the usage log has for each of some windows ($1): by roll-ups for whole hours, corrected by the calls
 // around ($2) the beginning and the end, each of which counts where it was held, or else where it was admitted. Without
-// a client it is the windows over all of them, and written twice for the same reason as pgUnheldSQL. Budgets that were
-// deleted are left out: what was under way then is counted or not, as it came.
+// a client it is the windows over all of them, and written twice for the same reason as pgUnheldSQL. Left out are windows
+// that began before what the log was kept of, and budgets that were deleted: what was under way then is counted or not, as
+// it came.
 var pgCheckLog = func() string {
 	sums := func(of string) string {
 		return `CASE w.budget_type WHEN 'tokens' THEN sum(` + of + `total_tokens) WHEN 'brl' THEN sum(` + of + `cost_brl) * 1000000000000 ELSE sum(` + of + `cost_usd) * 1000000000000 END`
@@ -69,7 +90,8 @@ FROM (SELECT w.*, to_timestamp(ceil(extract(epoch FROM w.starts_at) / 3600) * 36
 		to_timestamp(floor(extract(epoch FROM w.ends_at) / 3600) * 3600) AS last_hour,
 		ARRAY(SELECT o.id FROM budget_windows o WHERE o.budget_id = w.budget_id) AS siblings
 	FROM budget_windows w JOIN client_budgets b ON b.id = w.budget_id AND b.deleted_at IS NULL
-	WHERE w.id = ANY($1) AND w.client_id IS ` + of + `) w
+	WHERE w.id = ANY($1) AND w.client_id IS ` + of + `
+		AND w.starts_at - $2::interval >= coalesce((SELECT since FROM usage_log_kept), '-infinity')) w
 CROSS JOIN LATERAL (SELECT ` + sums("g.") + ` AS amount FROM usage_rollups g
 	WHERE ` + whose + `g.hour >= w.first_hour AND g.hour < w.last_hour) r
 CROSS JOIN LATERAL (SELECT ` + sums("c.sign * g.") + ` AS amount

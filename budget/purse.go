@@ -72,26 +72,27 @@ type purseEnd struct {
 	noted     bool          // its file is there
 	notBefore time.Duration // nothing is sent
 
-	under      *Ask // the message under way, or to be repeated
-	sent       map[int64]*slot
-	aheadAsked map[uuid.UUID]bool // by it, of each account: also for what comes next
-	lost       bool               // it, or its answer
-	retries    int
-	retryAt    time.Duration
-	sentAt     time.Duration
-	slowUntil  time.Duration // what was asked in vain is not asked again before
-	tickAt     time.Duration
+	under     *Ask // the message under way, or to be repeated
+	sent      map[int64]*slot
+	lost      bool // it, or its answer
+	retries   int
+	retryAt   time.Duration
+	sentAt    time.Duration
+	slowUntil time.Duration // what was asked in vain is not asked again before
+	tickAt    time.Duration
 
-	waits   []*purseWait
-	opens   map[uuid.UUID]bool // accounts to ask for; true: with what comes next
-	watch   map[*slot]time.Duration
-	refused map[*slot]bool
-	want    map[*slot]bool // below their low mark
-	back    map[*slot]bool // of which idle money is to go back
-	active  []*slot        // those with an effort
-	retired map[int64]retiredSlot
-	ghosts  map[int64]purseGhost // of slots that were dropped while their window was open
-	leases  int                  // slots of which something was granted that was not returned
+	waits      []*purseWait
+	opens      map[uuid.UUID]bool // accounts to ask for; true: with what comes next
+	openQueue  []uuid.UUID        // the same; some may have been asked for since
+	openSorted bool
+	watch      map[*slot]time.Duration
+	refused    map[*slot]bool
+	want       map[*slot]bool // below their low mark
+	back       map[*slot]bool // of which idle money is to go back
+	active     []*slot        // those with an effort
+	retired    map[int64]retiredSlot
+	ghosts     map[int64]purseGhost // of slots that were dropped while their window was open
+	leases     int                  // slots of which something was granted that was not returned
 
 	terms   map[termsKey]*purseTerms
 	periods map[periodKey]*pursePeriod
@@ -254,10 +255,14 @@ func (a *Account) orNil() *Account {
 	return a
 }
 
-// Stale says that what is known of these clients' budgets and policies may have changed; uuid.Nil: of all clients.
+// Stale says that what is known of these clients' budgets and policies may have changed; uuid.Nil: of all clients. A
+// change of a budget over all clients may come as one of each client, so that account is always asked for as well.
 func (p *Purse) Stale(clients ...uuid.UUID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if len(clients) > 0 && p.everyone.folio.Load() != nil {
+		p.reopenLater(uuid.Nil, false)
+	}
 	for _, c := range clients {
 		if c != uuid.Nil {
 			p.reopen(c)
@@ -288,8 +293,13 @@ func (p *Purse) reopen(client uuid.UUID) {
 }
 
 func (p *Purse) reopenLater(client uuid.UUID, ahead bool) {
-	if !p.leaving {
-		p.opens[client] = p.opens[client] || ahead
+	if p.leaving {
+		return
+	}
+	before, queued := p.opens[client]
+	p.opens[client] = before || ahead
+	if !queued {
+		p.openQueue, p.openSorted = append(p.openQueue, client), false
 	}
 }
 

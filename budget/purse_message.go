@@ -206,22 +206,7 @@ func (p *Purse) openings() []Opening {
 	if len(p.opens) == 0 {
 		return nil
 	}
-	first := map[uuid.UUID]bool{uuid.Nil: true}
-	for _, w := range p.waits {
-		if w.a != nil {
-			first[w.a.client] = true
-		}
-	}
-	clients := slices.SortedFunc(maps.Keys(p.opens), func(x, y uuid.UUID) int {
-		if first[x] != first[y] {
-			if first[x] {
-				return -1
-			}
-			return 1
-		}
-		return bytes.Compare(x[:], y[:])
-	})
-	clients = clients[:min(len(clients), mostOpenings)]
+	clients := p.nextToOpen()
 	needs := map[uuid.UUID]*Cost{}
 	for _, w := range p.waits {
 		if w.kind != waitReserve {
@@ -253,6 +238,33 @@ func (p *Purse) openings() []Opening {
 		delete(p.opens, c)
 	}
 	return list
+}
+
+// nextToOpen are the accounts that go with the next message. When word comes that all may have changed there are as many
+// as the proxy has clients, so they are put in order once and not for each message.
+func (p *Purse) nextToOpen() (clients []uuid.UUID) {
+	taken := map[uuid.UUID]bool{}
+	take := func(c uuid.UUID) {
+		if _, asked := p.opens[c]; asked && !taken[c] && len(clients) < mostOpenings {
+			taken[c] = true
+			clients = append(clients, c)
+		}
+	}
+	take(uuid.Nil)
+	for _, w := range p.waits {
+		if w.a != nil {
+			take(w.a.client)
+		}
+	}
+	if !p.openSorted {
+		slices.SortFunc(p.openQueue, func(x, y uuid.UUID) int { return bytes.Compare(x[:], y[:]) })
+		p.openSorted = true
+	}
+	for len(clients) < mostOpenings && len(p.openQueue) > 0 {
+		take(p.openQueue[0])
+		p.openQueue = p.openQueue[1:]
+	}
+	return clients
 }
 
 // usual is what an account needs for a few seconds, by what it used lately: as much is asked for ahead.

@@ -111,10 +111,6 @@ func (p *Purse) sortIn(r *Reply, now time.Duration, tick uint32) {
 	for i := range r.Windows {
 		states[r.Windows[i].ID] = &r.Windows[i]
 	}
-	p.aheadAsked = map[uuid.UUID]bool{}
-	for _, o := range p.under.Open {
-		p.aheadAsked[o.Client] = o.Ahead
-	}
 	for i := range r.Accounts {
 		p.sortInAccount(&r.Accounts[i], states, p.ledgerTime(now), tick)
 	}
@@ -237,9 +233,6 @@ func (p *Purse) sortInAccount(st *AccountState, states map[int64]*WindowState, l
 		slots = append(slots, s)
 	}
 	old := a.folio.Load()
-	if len(slots) == 0 && len(st.Windows) == 0 && !p.aheadAsked[st.Client] {
-		p.reopenLater(st.Client, true) // it may have a budget that begins later
-	}
 	p.arrange(a, p.termsOf(st), slots, ledger, tick)
 	if old != nil {
 		p.retireOthers(a, old.slots)

@@ -876,6 +876,43 @@ func TestPurseSeesBudgetsBegin(t *testing.T) {
 }
 
 // TestPurseAfterItsEnd asks for what only a purse that lends could give.
+func TestPurseReopensAll(t *testing.T) {
+	now := time.Now()
+	p, err := OpenPurse(PurseOptions{Incarnation: 1, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() (clients map[uuid.UUID]int, messages int) {
+		clients = map[uuid.UUID]int{}
+		pumpPurse(t, p, lenderFunc(func(ctx context.Context, a Ask) (Reply, error) {
+			messages++
+			for _, o := range a.Open {
+				clients[o.Client]++
+			}
+			now = now.Add(gap)
+			return purseTestLender(true)(ctx, a)
+		}))
+		return clients, messages
+	}
+	const n = 3000
+	for i := range n {
+		_, _ = p.account(uuid.UUID{byte(i), byte(i >> 8), 1, 15: byte(i)})
+	}
+	if clients, _ := open(); len(clients) != n+1 {
+		t.Fatalf("%d accounts", len(clients))
+	}
+	p.Stale(uuid.Nil)
+	clients, messages := open()
+	if len(clients) != n+1 || messages != n/mostOpenings+1 || len(p.opens)+len(p.openQueue) > 0 {
+		t.Errorf("%d accounts in %d messages; %d and %d are left", len(clients), messages, len(p.opens), len(p.openQueue))
+	}
+	for c, times := range clients {
+		if times != 1 {
+			t.Fatalf("%v is asked for %d times", c, times)
+		}
+	}
+}
+
 func TestPurseAfterItsEnd(t *testing.T) {
 	w := newPurseWorld(t, 1)
 	p := w.purses[0]
@@ -1011,5 +1048,96 @@ func TestPurseUnlearns(t *testing.T) {
 	w.run(2 * time.Second)
 	if a := w.account(w.purses[0], client); wait == nil || a == nil || !a.Counts(Tokens) {
 		t.Error("it is hard again, and nobody asked")
+	}
+}
+
+// TestPurseHearsOfBudgetsOverAll gets a budget over all clients, of which the feed tells client by client.
+func TestPurseHearsOfBudgetsOverAll(t *testing.T) {
+	client := uuid.New()
+	w := newPurseWorld(t, 1)
+	p := w.purses[0]
+	if w.account(p, client) != nil {
+		t.Fatal("an account, and there are no budgets")
+	}
+	if err := w.books.SetBudget(purseTestBudget(uuid.Nil, Tokens, Daily, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	p.Stale(client)
+	w.run(200 * time.Millisecond)
+	a := w.account(p, client)
+	if a == nil || !a.Counts(Tokens) {
+		t.Fatal("the budget over all clients is not known")
+	}
+	var h Hold
+	if err := w.reserve(a, Cost{Tokens: 10}, 0, &h); err != nil {
+		t.Fatal(err)
+	}
+	if s, ok := h.Tightest(); !ok || !s.Shared || s.Limit != 1000 || s.Zone.String() != "America/Sao_Paulo" {
+		t.Errorf("%+v", s)
+	}
+	d := (*Denied)(nil)
+	if err := w.reserve(a, Cost{Tokens: 1000}, 0, &Hold{}); !errors.As(err, &d) || !d.Shared {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestHoldEndsOnce(t *testing.T) {
+	client := uuid.New()
+	w := newPurseWorld(t, 1, purseTestBudget(client, Tokens, Daily, 1000), purseTestBudget(client, USD, Daily, 1000))
+	p := w.purses[0]
+	a := w.account(p, client)
+	avail := func() (n [2]int64) {
+		for i, s := range a.folio.Load().slots {
+			n[s.unit/2] = a.folio.Load().slots[i].avail.Load()
+		}
+		return n
+	}
+	var warm, h Hold
+	if err := w.reserve(a, Cost{Tokens: 200, USD: 200}, 0, &warm); err != nil {
+		t.Fatal(err)
+	}
+	warm.Release()
+	before := avail()
+	for _, c := range []struct {
+		name   string
+		end    func()
+		change [2]int64
+	}{
+		{"settled", func() { h.Settle(Cost{Tokens: 30, USD: 7}, false) }, [2]int64{30, 7}},
+		{"above the hold", func() { h.Settle(Cost{Tokens: 3000, USD: 7}, false) }, [2]int64{100, 7}},
+		{"below nothing", func() { h.Settle(Cost{Tokens: -5, USD: 7}, false) }, [2]int64{0, 7}},
+		{"in doubt", func() { h.Settle(Cost{Tokens: 30, USD: 7}, true) }, [2]int64{100, 50}},
+		{"without a price", func() { h.Settle(Cost{Tokens: 30, Unpriced: true}, false) }, [2]int64{30, 50}},
+		{"released", h.Release, [2]int64{}},
+		{"topped up", func() {
+			if !h.TopUp(t.Context(), Cost{Tokens: 20, USD: 5}) || h.Parts()[0].Amount+h.Parts()[1].Amount != 175 {
+				t.Error("not topped up")
+			}
+			h.Settle(Cost{Tokens: 115, USD: 55}, false)
+		}, [2]int64{115, 55}},
+	} {
+		a.folio.Load().slots[0].avail.Add(500)
+		a.folio.Load().slots[1].avail.Add(500)
+		before = avail()
+		if err := a.Reserve(t.Context(), Cost{Tokens: 100, USD: 50}, 0, &h); err != nil {
+			t.Fatal(err)
+		}
+		if got := avail(); before[0]-got[0] != 100 || before[1]-got[1] != 50 {
+			t.Errorf("%s: held %v of %v", c.name, got, before)
+		}
+		c.end()
+		h.Settle(Cost{}, false)
+		h.Release()
+		if h.TopUp(t.Context(), Cost{Tokens: 1}) {
+			t.Errorf("%s: topped up after the end", c.name)
+		}
+		if got := avail(); before[0]-got[0] != c.change[0] || before[1]-got[1] != c.change[1] {
+			t.Errorf("%s: %v before, %v after", c.name, before, got)
+		}
+	}
+	var none Hold
+	none.Settle(Cost{Tokens: 5}, false)
+	if _, ok := none.Tightest(); ok || len(none.Parts()) != 0 {
+		t.Error("a hold of nothing has parts")
 	}
 }

@@ -15,7 +15,7 @@ const (
 	effortFor   = time.Minute      // unused, and a slot is looked at no more
 	leaseIdle   = 5 * 60 * 10      // ticks unused, and all of an account's leases go back
 	accountIdle = 10 * 60 * 10     // ticks unused, and an account is dropped
-	rereadAfter = 5 * 60 * 10      // ticks, and an account in use is read again: a budget may have begun, word of a change may be lost
+	rereadAfter = 5 * 60 * 10      // ticks, and an account in use is read again, should word of a change have been lost
 	aheadBy     = 30 * time.Second // what comes next is asked for so long before, or up to half of that less: not all at once
 	sweepParts  = 8                // heartbeats that one look at all accounts takes
 )
@@ -245,6 +245,7 @@ func (p *Purse) leave() {
 	}
 	p.sweepWaits()
 	clear(p.opens)
+	p.openQueue = nil
 	p.eachSlot(func(_ uuid.UUID, s *slot) {
 		s.flags.Or(slotExact) // so that what calls give back from here on goes on
 		if s.avail.Load() > 0 {

@@ -58,8 +58,8 @@ func (p *Purse) notHeld(a *Account, worst *Cost, leave int, h *Hold, o outcome) 
 func (p *Purse) refuse(a *Account, o outcome) error {
 	p.deniedCalls.Add(1)
 	flag := uint32(slotRefused)
-	if o.kind == tryTail { // the limit is not reached
-		flag = slotWatched
+	if o.kind == tryTail || o.slot != nil && o.need > o.slot.limit.Load() {
+		flag = slotWatched // the limit is not reached: this call would not fit an untouched window either
 	}
 	if s := o.slot; s != nil && s.flags.Load()&flag == 0 && s.flags.Or(flag)&flag == 0 {
 		p.inbox.mu.Lock()

@@ -153,14 +153,15 @@ func TestCorrectionWithoutAHold(t *testing.T) {
 // The window's row was lost with the end of the database: it is made again, with what the log has, and the batch counts once.
 func TestSettleInAWindowThatWasForgotten(t *testing.T) {
 	w := newLedgerWorld(t)
-	b := w.budget(uuid.New(), 1000)
-	w.settle(w.charge(2, uuid.New(), 9))
+	client := uuid.New()
+	w.settle(w.charge(2, client, 100)) // before there is a budget
+	b := w.budget(client, 1000)
 	saved := w.books.Snapshot()
 	window, _ := w.openTokens(1, b.ClientID, 100)
 	w.books.Restore(saved)
 	event := w.charge(1, b.ClientID, 60, HeldFor{window, 100})
 	w.settle(event, w.charge(1, b.ClientID, 5))
-	w.places(window, 60, 0, 0, 0, 5)
+	w.places(window, 60, 0, 0, 0, 105)
 }
 
 // Windows that are opened late, for events that come late, are handed what the one before each of them left, and not what a

@@ -359,8 +359,14 @@ func (c *simControl) fallBack() {
 		}
 		was := saved.budgets[i]
 		b.Budget, b.hardAt, b.zonal, b.toppedUp = was.Budget, was.hardAt, was.zonal, was.toppedUp
+		if b.pausedAt = s.now; !b.hardAt.IsZero() {
+			b.hardAt = s.now // proxies may have heard of something else since
+		}
 	}
 	for _, l := range c.lives {
+		if !l.dead {
+			l.wakeAt(s.now.Add(time.Second))
+		}
 		l.suspended = false // if it was, people say it again
 		l.unsure = l.unsure || l.dead || s.now.Before(l.cut) || s.now.Before(l.paused)
 	}
@@ -379,7 +385,7 @@ func (c *simControl) set(b *simBudget) bool {
 		}
 		return AmendWindows(context.Background(), tx, b.Budget)
 	})
-	c.s.tracef("%s of %.8s is set: %s %s %d, hard %v, %s day %d, paused %v, deleted %v", b.name(), b.ClientID, b.Period, b.Unit, b.Limit, b.PauseAtLimit, b.TimeZone, b.BillingDay, b.Paused, !b.DeletedAt.IsZero())
+	c.s.tracef("%s of %.8s is set (%v): %s %s %d, hard %v, %s day %d, paused %v, deleted %v", b.name(), b.ClientID, done, b.Period, b.Unit, b.Limit, b.PauseAtLimit, b.TimeZone, b.BillingDay, b.Paused, !b.DeletedAt.IsZero())
 	return done
 }
 
@@ -420,4 +426,4 @@ func (c *simControl) stuck(row *simRow) (sum int64) {
 	return sum
 }
 
-const simBug5 = true
+const simBug5 = false

@@ -39,7 +39,7 @@ func (s *sim) burst() {
 	for range 3 + s.r.IntN(40) {
 		at += time.Duration(s.r.ExpFloat64() * float64(gap))
 		s.after(at, func() {
-			if l := c.homes[s.r.IntN(len(c.homes))].life; l != nil && l.runs() {
+			if l := c.homes[s.r.IntN(len(c.homes))].life; l != nil && l.runs() && !s.calm {
 				l.call(c)
 				l.pump()
 			}
@@ -271,7 +271,7 @@ func (s *sim) end() {
 			r.boot()
 		}
 	}
-	s.until(s.now.Add(8 * time.Minute))
+	s.until(s.now.Add(5 * time.Minute))
 	for _, r := range s.replicas {
 		if len(r.spool) > 0 || len(r.life.open) > 0 || len(r.life.waits) > 0 {
 			s.failf([]string{r.name}, "long after the last fault %s has %d events, %d calls, %d waiting", r.life.name, len(r.spool), len(r.life.open), len(r.life.waits))
@@ -279,13 +279,14 @@ func (s *sim) end() {
 	}
 	s.control.suspendLost()
 	s.oracle.whole()
+	s.spending = true
 	s.spendDown()
 	for _, r := range s.replicas {
 		r.life.leaving = true
 		r.life.purse.leave()
 		r.life.pump()
 	}
-	s.until(s.now.Add(2 * time.Minute))
+	s.until(s.now.Add(30 * time.Second))
 	for _, r := range s.replicas {
 		if !r.life.purse.left() {
 			s.failf([]string{r.life.name}, "%s cannot leave: %+v", r.life.name, r.life.purse.holding())
@@ -296,7 +297,7 @@ func (s *sim) end() {
 		r.life.dead, r.life = true, nil
 		r.boot()
 	}
-	s.until(s.now.Add(2 * time.Minute))
+	s.until(s.now.Add(30 * time.Second))
 	s.control.suspendLost()
 	s.oracle.whole()
 	s.oracle.atRest()

@@ -56,7 +56,7 @@ type simAlert struct {
 
 // simTruth is what a window has to bear, whatever its row says.
 type simTruth struct {
-	unit  Unit
+	unit    Unit
 	bound   int64 // the most that calls with a hold may cost
 	cost    int64 // Σ of what they truly cost, up to their holds
 	allowed map[uint64]int64
@@ -178,10 +178,13 @@ func (o *simOracle) committed(t *simTx) {
 	for _, a := range t.alerts {
 		o.alerted(&a, t, note)
 	}
+	for i := range t.opened {
+		o.carried(o.rows[t.opened[i].ID], before)
+	}
 	for _, w := range o.touched {
 		was, ok := before[w]
 		if ok {
-			o.judge(o.rows[w], &was, granted[w])
+			o.judge(o.rows[w], &was, granted[w], before)
 		}
 	}
 	o.touched = o.touched[:0]
@@ -226,6 +229,9 @@ func (o *simOracle) opened(w *Window) {
 	t := o.truth(w.ID)
 	t.unit, t.bound = w.Unit, max(t.bound, row.limit())
 	s.stats.Windows++
+	if slices.ContainsFunc(o.order, func(id int64) bool { return id != w.ID && o.rows[id].BudgetID == w.BudgetID }) {
+		s.stats.Turns++
+	}
 	s.tracef("%s opens: %s %s %s, client %.8s, %v to %v, limit %d (carried %d)", name, row.Period, row.Unit, row.budget.name(), w.ClientID, w.StartsAt, w.EndsAt, row.limit(), row.Carried)
 }
 
@@ -319,7 +325,7 @@ func simReached(row *simRow, percent int) bool {
 }
 
 // judge looks at a window that a transaction changed.
-func (o *simOracle) judge(row, was *simRow, granted bool) {
+func (o *simOracle) judge(row, was *simRow, granted bool, before map[int64]simRow) {
 	s, name := o.s, simName(row.ID)
 	about := []string{name}
 	s.tracef("%s: limit %d (v%d), spent %d, held %d, suspense %d, overrun %d, unheld %d, recall %d", name, row.limit(), row.LimitVersion, row.Spent, row.Held, row.Suspense, row.Overrun, row.Unheld, row.Recall)
@@ -344,7 +350,7 @@ func (o *simOracle) judge(row, was *simRow, granted bool) {
 		o.remembers(row)
 	}
 	if row.Carried != was.Carried || row.LimitVersion == was.LimitVersion && row.limit() != was.limit() {
-		o.carried(row)
+		o.carried(row, before)
 	}
 	for _, percent := range row.budget.thresholds() {
 		if row.budget.DeletedAt.IsZero() && row.exempt != row.LimitVersion && simReached(row, percent) && !slices.Contains(row.alerts, simAlert{percent, row.LimitVersion}) {
@@ -366,12 +372,16 @@ func (o *simOracle) bound(row, was *simRow, committed int64) {
 	t.bound = max(t.bound, row.limit()+allowed)
 }
 
-// carried looks at what a window got from the one before.
-func (o *simOracle) carried(row *simRow) {
+// left is what a window has left, with all that is held or in doubt taken for used.
+func (r *simRow) left() int64 { return r.limit() - r.used() - r.Held - r.Suspense }
+
+// carried looks at what a window got from the one before, as that was before the same transaction changed it, or after.
+func (o *simOracle) carried(row *simRow, before map[int64]simRow) {
 	s, name, b := o.s, simName(row.ID), row.budget
 	if row.Carried == 0 {
 		return
 	}
+	s.stats.Carried++
 	if row.Carried > 0 && !b.CarryOver || row.Carried < 0 && !b.Debt {
 		s.failf([]string{name}, "%s carries %d, which its budget does not", name, row.Carried)
 	}
@@ -380,9 +390,9 @@ func (o *simOracle) carried(row *simRow) {
 	}
 	for _, id := range o.order {
 		if prev := o.rows[id]; prev.BudgetID == row.BudgetID && prev.EndsAt.Equal(row.StartsAt) {
-			left := prev.limit() - prev.used() - prev.Held
-			if !prev.Sealed {
-				left -= prev.Suspense
+			left := prev.left()
+			if was, ok := before[id]; ok {
+				left = max(left, was.left())
 			}
 			if row.Carried > 0 && row.Carried > left {
 				s.failf([]string{name}, "%s carries %d of %s, which has %d left (held %d, suspense %d)", name, row.Carried, simName(id), left, prev.Held, prev.Suspense)
@@ -592,4 +602,4 @@ func (o *simOracle) hardOf(c *simClient) (rows []*simRow) {
 	return rows
 }
 
-const simBug1 = true
+const simBug1 = false

@@ -44,6 +44,7 @@ type simLife struct {
 	unread  int // events that the spool has
 	waits   []*simWait
 	wake    time.Time
+	busy    time.Time // when a call came last
 	ask     Ask
 	asking  bool
 	sent    time.Time
@@ -150,6 +151,14 @@ func (l *simLife) time() time.Time {
 	return l.clock.Add(time.Duration(float64(l.s.now.Sub(l.born)) * l.drift))
 }
 
+// wall is what time calls are said to be admitted at: machines know the time, but in some stories they do not.
+func (l *simLife) wall() time.Time {
+	if l.s.world.skewed {
+		return l.s.now.Add(l.clock.Sub(l.born)).Truncate(time.Microsecond)
+	}
+	return l.s.now.Truncate(time.Microsecond)
+}
+
 // slack is how wrong the process may be about the ledger's clock: it learned of it from messages.
 func (l *simLife) slack() time.Duration {
 	return l.trip + 5*time.Millisecond + l.s.now.Sub(l.born)/50_000
@@ -208,8 +217,17 @@ func (l *simLife) pump() {
 	}
 	s.oracle.stir(l)
 	if d, ok := l.purse.due(); ok {
+		if d > 500*time.Millisecond && len(l.waits) == 0 && s.now.Sub(l.busy) > 10*time.Second && !l.hasty() {
+			d += s.world.lag // nothing happens here, and the machine has better things to do
+		}
 		l.wakeAt(s.now.Add(max(d, 10*time.Millisecond)))
 	}
+}
+
+// hasty tells whether the process should do things as soon as they are due.
+func (l *simLife) hasty() bool {
+	c := l.s.control
+	return l.leaving || l.s.spending || !c.restored.IsZero() && l.s.now.Sub(c.restored) < time.Minute
 }
 
 func (l *simLife) wakeAt(t time.Time) {
@@ -349,8 +367,9 @@ func (l *simLife) fresh(op uint64) bool { return op > l.done }
 func (l *simLife) call(client *simClient) {
 	s := l.s
 	s.stats.Calls++
+	l.busy = s.now
 	c := &simCall{life: l, client: client, price: client.prices[s.r.IntN(2)]}
-	c.at = s.now.Truncate(time.Microsecond)
+	c.at = l.wall()
 	c.worst = c.price.cost(1 + s.r.Int64N(client.worst))
 	l.account(c)
 }
@@ -447,7 +466,7 @@ func (l *simLife) admit(c *simCall) {
 	if c.all {
 		lasts = 50 * time.Millisecond
 	} else if s.chance(0.03) {
-		lasts = s.between(time.Minute, 6*time.Minute)
+		lasts = s.between(time.Minute, 4*time.Minute)
 	}
 	if s.chance(0.04) && !c.all {
 		s.after(lasts/2, func() { l.awake(func() { l.topUp(c) }) })
@@ -670,4 +689,4 @@ func (s *sim) traceReply(l *simLife, a *Ask, r *Reply, err error) {
 	s.tracef("%s closed %x %v", text, r.Closed, err)
 }
 
-const simBug2 = true
+const simBug2 = false

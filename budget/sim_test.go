@@ -125,16 +125,17 @@ func (f *simFailure) Error() string { return fmt.Sprintf("seed %d: %s", f.seed, 
 
 // sim is one story.
 type sim struct {
-	seed  uint64
-	r     *rand.Rand
-	start time.Time
-	now   time.Time // by the database's clock, which is the true one
-	queue []simEvent
-	count uint64
-	calm  bool // nothing fails any more
-	out   io.Writer
-	part  string
-	stats simStats
+	seed     uint64
+	r        *rand.Rand
+	start    time.Time
+	now      time.Time // by the database's clock, which is the true one
+	queue    []simEvent
+	count    uint64
+	calm     bool // nothing fails any more
+	spending bool // the end, when what is left is spent
+	out      io.Writer
+	part     string
+	stats    simStats
 
 	world    *simWorld
 	replicas []*simReplica
@@ -257,7 +258,7 @@ func simRun(seed uint64, out io.Writer, part string, stats *simStats) (err error
 
 // simStats counts what happened, over all stories.
 type simStats struct {
-	Seeds, Proxies, Clients, Budgets, Windows, Turns          int
+	Seeds, Proxies, Clients, Budgets, Windows, Turns, Carried int
 	Calls, Local, Asked, Denied, Unavailable, Topped          int
 	Events, Repeats, Crashed, CutShort, Corrections, Overruns int
 	Messages, Lost, Doubled                                   int
@@ -276,7 +277,7 @@ func (a *simStats) add(b *simStats) {
 
 func (a *simStats) fields() []*int {
 	return []*int{
-		&a.Seeds, &a.Proxies, &a.Clients, &a.Budgets, &a.Windows, &a.Turns,
+		&a.Seeds, &a.Proxies, &a.Clients, &a.Budgets, &a.Windows, &a.Turns, &a.Carried,
 		&a.Calls, &a.Local, &a.Asked, &a.Denied, &a.Unavailable, &a.Topped,
 		&a.Events, &a.Repeats, &a.Crashed, &a.CutShort, &a.Corrections, &a.Overruns,
 		&a.Messages, &a.Lost, &a.Doubled,
@@ -286,14 +287,14 @@ func (a *simStats) fields() []*int {
 }
 
 func (a *simStats) String() string {
-	return fmt.Sprintf(`%d seeds: %d proxies, %d clients, %d budgets, %d windows, %d of them by a turn
+	return fmt.Sprintf(`%d seeds: %d proxies, %d clients, %d budgets, %d windows, %d of them by a turn, %d times something was carried on
 calls: %d admitted from memory, %d after a question, %d denied, %d with no ledger; %d topped up; of %d
 events: %d (%d repeated, %d crashed, %d cut short, %d corrected, %d above their hold)
 faults: %d kills, %d volumes destroyed, %d pauses, %d partitions, %d restarts, %d lost database tails; %d messages (%d lost, %d doubled)
 people: %d changes, %d top-ups, %d budgets deleted; %d alerts
 at the end: %d hard budgets spent down
 left out: %d leases forgotten with a lost tail whose holder never came back, %d events that only the lost tail had`,
-		a.Seeds, a.Proxies, a.Clients, a.Budgets, a.Windows, a.Turns,
+		a.Seeds, a.Proxies, a.Clients, a.Budgets, a.Windows, a.Turns, a.Carried,
 		a.Local, a.Asked, a.Denied, a.Unavailable, a.Topped, a.Calls,
 		a.Events, a.Repeats, a.Crashed, a.CutShort, a.Corrections, a.Overruns,
 		a.Kills, a.Destroyed, a.Pauses, a.Partitions, a.Restarts, a.Restores, a.Messages, a.Lost, a.Doubled,

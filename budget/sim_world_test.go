@@ -16,8 +16,10 @@ type simWorld struct {
 	budgets        []*simBudget // deleted ones too
 	zones          []string
 	ids            uint64
-	bursts         int     // of calls, still to come
-	loss, doubling float64 // of messages
+	bursts         int           // of calls, still to come
+	loss, doubling float64       // of messages
+	lag            time.Duration // of idle processes
+	skewed         bool          // the clocks on the wall are wrong, by up to an hour
 }
 
 // simClient is a tenant, and how it calls.
@@ -66,18 +68,22 @@ func (s *sim) id() uuid.UUID {
 func (s *sim) build() {
 	w := &simWorld{}
 	s.world = w
+	w.skewed = s.chance(0.25)
 	replicas, clients, most := 1+s.r.IntN(4), 1+s.r.IntN(4), 4*time.Hour
 	w.bursts = 4 + s.r.IntN(12)
-	switch n := s.r.IntN(200); {
-	case n == 0:
-		replicas, clients, most, w.bursts = 50, 200, time.Hour, 260
-	case n < 4:
-		replicas, clients, most, w.bursts = 13+s.r.IntN(20), 20+s.r.IntN(80), 2*time.Hour, 120
-	case n < 30:
-		replicas, clients, w.bursts = 5+s.r.IntN(8), 1+s.r.IntN(16), 20+s.r.IntN(20)
+	switch n := s.r.IntN(1000); {
+	case s.seed%1000 == 500:
+		replicas, clients, most, w.bursts = 50, 200, 30*time.Minute, 260
+	case n < 6:
+		replicas, clients, most, w.bursts = 13+s.r.IntN(20), 20+s.r.IntN(80), time.Hour, 100
+	case n < 80:
+		replicas, clients, most, w.bursts = 5+s.r.IntN(8), 1+s.r.IntN(16), 2*time.Hour, 15+s.r.IntN(20)
 	}
 	x := s.r.Float64()
 	w.lasts = 5*time.Minute + time.Duration(x*x*x*float64(most))
+	if w.lasts > 15*time.Minute || s.chance(0.7) {
+		w.lag = time.Duration(s.r.Float64() * float64(w.lasts) / 150)
+	}
 	for range 1 + s.r.IntN(3) {
 		w.zones = append(w.zones, simZones[s.r.IntN(len(simZones))])
 	}

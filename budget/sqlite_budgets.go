@@ -122,6 +122,14 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, ?, 
 		if err != nil {
 			return liteRefused(err)
 		}
+		var n int
+		err = t.tx.QueryRowContext(ctx, "SELECT count(*) FROM client_budgets WHERE deleted_at IS NULL AND client_id IS ?", liteClient(b.ClientID)).Scan(&n)
+		if err == nil && n > MaxBudgets {
+			err = ErrTooMany
+		}
+		if err != nil {
+			return err
+		}
 		return begin(ctx, t, &b)
 	})
 	if err != nil {

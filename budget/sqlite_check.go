@@ -25,18 +25,33 @@ func (t *liteTx) project(ctx context.Context, which string, arg any) (int, error
 	if err != nil {
 		return 0, err
 	}
+	const atLimit = `(paused OR ?5 OR ?6 AND EXISTS (SELECT 1 FROM budget_alerts WHERE window_id = ?7 AND threshold = 100 AND limit_version = ?8))`
 	n, err := liteEach(ctx, t, column(ws, (*Window).showing), `UPDATE client_budgets
-SET current_usage = ?2, period_start_date = ?3, next_reset_at = ?4, is_paused = (?5 OR paused)
-WHERE id = ?1 AND deleted_at IS NULL AND (current_usage, period_start_date, next_reset_at, is_paused) IS NOT (?2, ?3, ?4, ?5 OR paused)`,
+SET current_usage = ?2, period_start_date = ?3, next_reset_at = ?4, is_paused = `+atLimit+`
+WHERE id = ?1 AND deleted_at IS NULL AND (current_usage, period_start_date, next_reset_at, is_paused) IS NOT (?2, ?3, ?4, `+atLimit+`)`,
 		func(s showing) []any {
-			return []any{s.budget.String(), s.used, s.since, s.until.UnixMicro(), s.full}
+			return []any{s.budget.String(), s.used, s.since, s.until.UnixMicro(), s.full, s.hard, s.window, s.limit}
 		})
 	return int(n), err
+}
+
+// amendEdited brings budgets that somebody edited in client_budgets itself into their windows.
+func (t *liteTx) amendEdited(ctx context.Context) error {
+	edited, err := liteCollect(ctx, t.tx, liteScanBudget, liteBudget+`WHERE b.deleted_at IS NULL AND EXISTS (SELECT 1 FROM budget_windows w
+	WHERE w.budget_id = b.id AND w.ends_at > ? AND NOT w.sealed AND (w.hard <> b.pause_at_limit OR w.base <> b.budget_limit)) ORDER BY b.id`,
+		time.Now().UnixMicro())
+	for i := 0; i < len(edited) && err == nil; i++ {
+		err = AmendWindows(ctx, t, edited[i])
+	}
+	return err
 }
 
 // Project implements Store.
 func (s *SQLite) Project(ctx context.Context, since time.Time) (n int, err error) {
 	err = s.update(ctx, func(t *liteTx) error {
+		if err := t.amendEdited(ctx); err != nil {
+			return err
+		}
 		n, err = t.project(ctx, "NOT w.sealed AND w.changed_at >= ?", since.UnixMicro())
 		return err
 	})
@@ -69,7 +84,8 @@ func liteCheckLog(of, whose string) string {
 	+ ` + edge("max(w.ends_at - ?2, w.starts_at + ?2)", "w.ends_at + ?2") + `) AS INTEGER)
 FROM (SELECT w.*, (w.starts_at + 3599999999) / 3600000000 * 3600000000 AS first_hour, w.ends_at / 3600000000 * 3600000000 AS last_hour
 	FROM budget_windows w JOIN client_budgets b ON b.id = w.budget_id AND b.deleted_at IS NULL
-	WHERE w.id IN (SELECT value FROM json_each(?1)) AND w.client_id IS ` + of + `) w`
+	WHERE w.id IN (SELECT value FROM json_each(?1)) AND w.client_id IS ` + of + `
+		AND w.starts_at - ?2 >= coalesce((SELECT since FROM usage_log_kept), 0)) w`
 }
 
 // Check implements Store, in one snapshot. It looks at windows that have begun and have not ended for longer than two

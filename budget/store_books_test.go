@@ -588,5 +588,12 @@ func TestCheckFindsFaults(t *testing.T) {
 			s.exec(t, c.undo)
 			booksSound(t, s, 1)
 		}
+		s.exec(t, "INSERT INTO usage_log_kept (only_one, since) VALUES ("+s.yes()+", "+s.instant(now)+")")
+		s.exec(t, "DELETE FROM gateway_usage_logs")
+		booksSound(t, s, 1) // nothing is left to compare with
+		s.exec(t, "UPDATE budget_windows SET held = held - 1")
+		if got := booksMust[CheckReport](t)(s.Check(ctx)); len(got.Faults) != 1 || got.Logged != 0 {
+			t.Errorf("without a log: %+v", got)
+		}
 	})
 }

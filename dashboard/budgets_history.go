@@ -177,7 +177,7 @@ func (s *server) budgetAlerts(ctx context.Context, in *struct {
 	for i := range all {
 		known[all[i].ID] = &all[i]
 	}
-	names, err := s.tenantNames(ctx)
+	names, err := s.namesOf(ctx, in.client())
 	if err != nil {
 		return nil, err
 	}

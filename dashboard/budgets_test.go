@@ -401,6 +401,78 @@ func TestBudgetPolicy(t *testing.T) {
 	})
 }
 
+// busy is a store where somebody else writes first, so many times.
+type busy struct {
+	dashboard.BudgetStore
+	conflicts int
+	err       error
+}
+
+func (b *busy) UpdateBudget(ctx context.Context, changed budget.Budget) (budget.Budget, error) {
+	if b.conflicts--; b.conflicts >= 0 {
+		other := changed
+		other.Debt, other.Limit = true, 7
+		other.UpdatedAt = time.Time{}
+		if _, err := b.BudgetStore.UpdateBudget(ctx, other); err != nil {
+			return other, err
+		}
+	}
+	return b.BudgetStore.UpdateBudget(ctx, changed)
+}
+
+func (b *busy) Budgets(ctx context.Context, client *uuid.UUID) ([]budget.Budget, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.BudgetStore.Budgets(ctx, client)
+}
+
+// A change that meets another one is made again on top of it, so that neither is lost.
+func TestChangesThatMeet(t *testing.T) {
+	everyBudgetStore(t, func(s *budgetSite) {
+		b := s.make("tokens", "daily", "5", nil)
+		path := budgetsPath + "/" + b.ID.String()
+		for conflicts, status := range map[int]int{0: 200, 1: 200, 3: 200, 4: 409} {
+			store := &busy{BudgetStore: fixedPast{s.store, s}, conflicts: conflicts}
+			other := newSite(s.T, s.tenants, s.ledger, func(o *dashboard.Options) {
+				o.Budgets = &dashboard.Budgets{Store: store, Authority: s.authority}
+			})
+			if status == 409 {
+				want[problem](other, 409, "PUT", path, map[string]any{"budget_limit": "9"})
+				continue
+			}
+			after := want[dashboard.Budget](other, 200, "PUT", path, map[string]any{"budget_limit": "9", "debt": false})
+			if after.Limit != "9" || after.Debt {
+				s.Errorf("after %d changes of others: %+v", conflicts, after)
+			}
+		}
+	})
+}
+
+func TestWhatFailsInsideBudgetsStaysInside(t *testing.T) {
+	s := budgetSQLite(t)
+	for _, c := range []struct {
+		err    error
+		status int
+		hint   string
+	}{
+		{fmt.Errorf("dial postgres://u:hunter2@db: %w", budget.ErrUnavailable), 503, "catraca doctor"},
+		{errors.New("dial postgres://u:hunter2@db"), 500, "the log has it under fault "},
+	} {
+		other := newSite(s.T, s.tenants, s.ledger, func(o *dashboard.Options) {
+			o.Budgets = &dashboard.Budgets{Store: &busy{BudgetStore: fixedPast{s.store, s}, err: c.err}, Authority: s.authority}
+		})
+		for _, path := range []string{budgetsPath, usagePath} {
+			if p := want[problem](other, c.status, "GET", path, nil); !strings.Contains(p.Detail, c.hint) || strings.Contains(other.bodies.String(), "hunter2") {
+				t.Errorf("%v: %s", c.err, &other.bodies)
+			}
+		}
+		// What cmd does not hand over is not there.
+		want[problem](other, 404, "GET", "/api/cron/check-budget-alerts", nil)
+		want[problem](other, 404, "POST", "/api/budget/policy/"+s.client.ID.String()+"/webhook-secret", nil)
+	}
+}
+
 func TestWebhookSecret(t *testing.T) {
 	s := budgetSQLite(t)
 	path := func(client uuid.UUID) string { return "/api/budget/policy/" + client.String() + "/webhook-secret" }

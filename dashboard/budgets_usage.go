@@ -70,6 +70,7 @@ func (s *server) currentUsage(ctx context.Context, in *struct {
 	BudgetOf
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Clients a page."`
 	Cursor string `query:"cursor" format:"uuid" doc:"next of the page before."`
+	Bare   bool   `query:"bare" doc:"Without forecasts, which read what each client used in four weeks."`
 },
 ) (*body[BudgetUsagePage], error) {
 	all, err := s.Budgets.Store.Budgets(ctx, in.client())
@@ -79,11 +80,11 @@ func (s *server) currentUsage(ctx context.Context, in *struct {
 	slices.SortFunc(all, compareBudgets)
 	var page BudgetUsagePage
 	all, page.Next = clientPage(all, in.Cursor, in.Limit)
-	names, err := s.tenantNames(ctx)
+	names, err := s.namesOf(ctx, in.client())
 	if err != nil {
 		return nil, err
 	}
-	if page.Budgets, err = s.usages(ctx, all, names); err != nil {
+	if page.Budgets, err = s.usages(ctx, all, names, !in.Bare); err != nil {
 		return nil, err
 	}
 	return answer(page), nil
@@ -108,8 +109,8 @@ func clientPage(all []budget.Budget, cursor string, most int) (page []budget.Bud
 	return all, ""
 }
 
-// usages tells how budgets stand, with one question to the ledger.
-func (s *server) usages(ctx context.Context, budgets []budget.Budget, names map[uuid.UUID]string) ([]BudgetUsage, error) {
+// usages tells how budgets stand, with one question to the ledger, and what is to be expected.
+func (s *server) usages(ctx context.Context, budgets []budget.Budget, names map[uuid.UUID]string, foresee bool) ([]BudgetUsage, error) {
 	out := make([]BudgetUsage, 0, len(budgets))
 	if len(budgets) == 0 {
 		return out, nil
@@ -137,8 +138,10 @@ func (s *server) usages(ctx context.Context, budgets []budget.Budget, names map[
 			if err := s.refusedAtLimit(ctx, w, &u); err != nil {
 				return nil, err
 			}
-			if u.Forecast, err = s.forecast(ctx, points, w); err != nil {
-				return nil, err
+			if foresee {
+				if u.Forecast, err = s.forecast(ctx, points, w); err != nil {
+					return nil, err
+				}
 			}
 		}
 		out = append(out, u)
@@ -175,7 +178,7 @@ func (s *server) usageOf(ctx context.Context, b *budget.Budget) (*BudgetUsage, e
 	if err != nil {
 		return nil, err
 	}
-	us, err := s.usages(ctx, []budget.Budget{*b}, map[uuid.UUID]string{b.ClientID: name})
+	us, err := s.usages(ctx, []budget.Budget{*b}, map[uuid.UUID]string{b.ClientID: name}, true)
 	if err != nil {
 		return nil, err
 	}

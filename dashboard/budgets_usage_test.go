@@ -99,6 +99,29 @@ func TestCurrentUsage(t *testing.T) {
 	})
 }
 
+// A hard cap may never be used up: once a call was refused for it, it is at its limit all the same.
+func TestUsageAfterARefusal(t *testing.T) {
+	everyBudgetStore(t, func(s *budgetSite) {
+		b := s.make("tokens", "monthly", "1000", map[string]any{"pause_at_limit": true})
+		window := s.lease(5, 960)
+		s.settle(budget.Charge{EventID: budget.EventID{Incarnation: 5, Seq: 1}, Cost: budget.Cost{Tokens: 960}, Holds: []budget.HeldFor{{Window: window, Amount: 960}}})
+		if u := s.usage(b); u.IsPaused || !slices.Equal(u.Alerted, []int{80, 90}) {
+			s.Errorf("before %+v", u)
+		}
+		s.ask(budget.Ask{Incarnation: 5, Op: 2, Epoch: 1, Want: []budget.Want{{Window: window, Least: 100, Need: 100}}})
+		s.ask(budget.Ask{Incarnation: 5, Op: 3, Epoch: 1, Refused: []int64{window}})
+		if u := s.usage(b); !u.IsPaused || u.PausedBy != "limit" || !slices.Equal(u.Alerted, []int{80, 90, 100}) || u.Remaining != "40" {
+			s.Errorf("after a refusal %+v", u)
+		}
+		// It may be resumed, for something is left; and with more there is no limit to be at.
+		path := "/api/budget/" + b.ID.String()
+		want[dashboard.Budget](s.site, 200, "POST", path+"/resume", map[string]any{"reason": "x"})
+		if u := want[dashboard.BudgetUsage](s.site, 200, "POST", path+"/top-up", map[string]any{"amount": "1000", "reason": "x"}); u.IsPaused || len(u.Alerted) != 0 || u.UsagePercentage != "48.00" {
+			s.Errorf("topped up %+v", u)
+		}
+	})
+}
+
 // A budget that only alerts counts what comes without a hold, and stops nothing.
 func TestUsageOfABudgetThatOnlyAlerts(t *testing.T) {
 	s := budgetSQLite(t)
@@ -120,6 +143,9 @@ func TestForecastOfUsage(t *testing.T) {
 	u := s.usage(b)
 	if len(u.Forecast) != 3 || u.Forecast[0].Threshold != 80 || u.Forecast[2].Threshold != 100 {
 		t.Fatalf("%+v", u.Forecast)
+	}
+	if bare := want[dashboard.BudgetUsagePage](s.site, 200, "GET", usagePath+"?bare=true", nil); len(bare.Budgets) != 1 || bare.Budgets[0].Forecast == nil || len(bare.Budgets[0].Forecast) > 0 {
+		t.Errorf("without forecasts: %+v", bare)
 	}
 	// At 80 000 an hour, 80 % are an hour away.
 	if in := u.Forecast[0].At.Sub(now); in < 50*time.Minute || in > 70*time.Minute {

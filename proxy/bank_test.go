@@ -28,6 +28,7 @@ type bank struct {
 	done   int // events that were settled
 
 	settling sync.Mutex
+	ahead    atomic.Int64 // how far the clock of the ledger is
 
 	elsewhere uint64 // charges of another proxy
 }
@@ -120,10 +121,11 @@ func openSaying(t testing.TB, raw string, change func(*Options)) *bank {
 
 func openBankWith(t testing.TB, serve func(c *upConn), timeouts upstream.Timeouts, change func(*Options)) *bank {
 	t.Helper()
-	b := &bank{books: budget.NewMemory(time.Now), sent: &bodies{}}
+	b := &bank{sent: &bodies{}}
+	b.books = budget.NewMemory(b.now)
 	b.lender = &lender{Lender: budget.NewAuthority(b.books, budget.AuthorityOptions{})}
 	var err error
-	b.purse, err = budget.OpenPurse(budget.PurseOptions{Incarnation: 7, Name: "test", Dir: t.TempDir(), Lender: b.lender})
+	b.purse, err = budget.OpenPurse(budget.PurseOptions{Incarnation: 7, Name: "test", Dir: t.TempDir(), Lender: b.lender, Now: b.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +163,8 @@ func (b *bank) limit(client uuid.UUID, unit budget.Unit, limit int64) {
 	b.t.Helper()
 	b.budget(budget.Budget{ClientID: client, Unit: unit, Period: budget.Daily, Limit: limit, PauseAtLimit: true})
 }
+
+func (b *bank) now() time.Time { return time.Now().Add(time.Duration(b.ahead.Load())) }
 
 func (b *bank) budget(x budget.Budget) {
 	b.t.Helper()

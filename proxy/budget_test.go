@@ -101,6 +101,27 @@ func TestNoBudgets(t *testing.T) {
 	}
 }
 
+// A call's memory is used again: nothing of one client's budgets is told to the next.
+func TestStakeEndsWithItsCall(t *testing.T) {
+	t.Parallel()
+	b := openSaying(t, usageOf(9, 4), nil)
+	b.limit(direct, budget.Tokens, 1_000_000)
+	b.policy(direct, budget.Policy{AtLimit: budget.Answer, ConversationCalls: 1000})
+	for range 20 {
+		if a := b.ask(chatCall("gpt-4o-mini", "", "X-Conversation-Id: a")); a.get("X-Catraca-Budget-Limit") == "" {
+			t.Fatalf("%d %v", a.status, a.header)
+		}
+		a := b.ask(strings.Replace(chatCall("gpt-4o-mini", ""), "ck_direct", "ck_other", 1))
+		if strings.Contains(strings.Join(a.header, "\n"), "X-Catraca-Budget") {
+			t.Fatalf("another client is told %v", a.header)
+		}
+		n, _ := b.meter.counts()
+		if e := b.meter.wait(n); e.ClientID == direct || len(e.Holds) != 0 {
+			t.Fatalf("%+v", e)
+		}
+	}
+}
+
 // What the worst case is priced at, by models and requests. The body's length is known, and 256 tokens are for what
 // upstreams put around it.
 func TestWorstCase(t *testing.T) {
@@ -241,6 +262,31 @@ func TestCostUnbounded(t *testing.T) {
 				t.Errorf("retry %q, %d calls upstream", a.get("X-Should-Retry"), len(b.bodies()))
 			}
 		})
+	}
+}
+
+// When a period has ended and the ledger could not be asked since, what the budgets count is not known before the call is
+// held for: it must not be held for nothing.
+func TestHoldBehindATurn(t *testing.T) {
+	t.Parallel()
+	for _, unit := range []budget.Unit{budget.Tokens, budget.BRL} {
+		b := openSaying(t, usageOf(9, 4), nil)
+		b.limit(direct, unit, 1_000_000_000_000)
+		if a := b.ask(chatCall("gpt-4o-mini", "")); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		b.lender.silent.Store(true)
+		b.ahead.Store(int64(25 * time.Hour))
+		eventually(t, "what is known has lapsed", func() bool { return b.ask(chatCall("gpt-4o-mini", "")).status == 503 })
+		b.lender.silent.Store(false)
+		eventually(t, "the ledger answers again", func() bool { return b.ask(chatCall("gpt-4o-mini", "")).status == 200 })
+		n, _ := b.meter.counts()
+		first := b.meter.wait(1).Holds
+		for i := 2; i <= n; i++ {
+			if e := b.meter.wait(i); len(e.Holds) != 1 || e.Holds[0].Amount != first[0].Amount || e.Holds[0].Window == first[0].Window {
+				t.Errorf("%s: call %d holds %v, the first one %v", unit, i, e.Holds, first)
+			}
+		}
 	}
 }
 

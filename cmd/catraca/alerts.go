@@ -12,12 +12,14 @@ import (
 // alerting is how people are told of budgets: who is asked whether an address will do, and who delivers.
 type alerting struct {
 	webhook *notify.Webhook
+	secret  string // newest, that all webhooks are signed with
 	courier *budget.Courier
 }
 
 // newAlerting makes the senders that are set up. Webhooks always are, for their secret can be made of the master key.
 func newAlerting(cfg *Config, vault *tenancy.Vault, outbox budget.Outbox, log *slog.Logger) (*alerting, error) {
-	hook, err := cfg.webhook(vault)
+	secrets := cfg.webhookSecrets(vault)
+	hook, err := cfg.webhook(secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -36,5 +38,13 @@ func newAlerting(cfg *Config, vault *tenancy.Vault, outbox budget.Outbox, log *s
 			return mail.Send(ctx, to, (*notify.Notice)(n))
 		}
 	}
-	return &alerting{hook, budget.NewCourier(o)}, nil
+	return &alerting{hook, secrets[0], budget.NewCourier(o)}, nil
+}
+
+// secretOf is what a client's webhooks can be checked with; with an empty name, those of all.
+func (a *alerting) secretOf(client string) string {
+	if client == "" {
+		return a.secret
+	}
+	return a.webhook.ClientSecret(client)
 }

@@ -12,10 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/catraca/catraca/budget"
 )
 
-// fillBudgets gives every client a hard budget of tokens a day and one of reais a month.
+// fillBudgets gives every client a hard budget of tokens a day and one of reais a month, each with its window of now.
 func fillBudgets(t *testing.T, database string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), database)
@@ -23,15 +26,52 @@ func fillBudgets(t *testing.T, database string) {
 		t.Fatal(err)
 	}
 	defer conn.Close(context.WithoutCancel(t.Context()))
-	for _, statement := range []string{
-		"SET session_replication_role = replica",
-		`INSERT INTO client_budgets (client_id, budget_type, budget_limit, budget_period, pause_at_limit, starts_at, next_reset_at)
-		 SELECT id, b.unit, b.most, b.period, true, now(), now() FROM clients, (VALUES ('tokens', 10000000, 'daily'), ('brl', 200, 'monthly')) AS b (unit, most, period)`,
-		"ANALYZE",
+	if _, err := conn.Exec(t.Context(), "SET session_replication_role = replica"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := conn.Query(t.Context(), "SELECT id FROM clients")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := pgx.CollectRows(answer, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		t.Fatal(err)
+	}
+	zone, err := time.LoadLocation(budget.DefaultZone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	var budgets, windows [][]any
+	for _, client := range clients {
+		for _, b := range []struct {
+			unit, period string
+			most         int64
+			limit        int64
+		}{{"tokens", "daily", 10_000_000, 10_000_000}, {"brl", "monthly", 200, 200_000_000_000_000}} {
+			id := uuid.New()
+			_, end := budget.Span(budget.Period(b.period), 1, zone, now)
+			budgets = append(budgets, []any{id, client, b.unit, b.most, b.period, true, now, end})
+			windows = append(windows, []any{
+				budget.WindowID(id, now), id, client, b.unit, b.period, true, budget.DefaultZone, now, end, b.limit, int64(0), int64(0), int64(1),
+				int64(0), int64(0), int64(0), int64(0), int64(0), int64(0), int64(0), false, int32(0), false, now,
+			})
+		}
+	}
+	for _, c := range []struct {
+		table, columns string
+		rows           [][]any
+	}{
+		{"client_budgets", "id client_id budget_type budget_limit budget_period pause_at_limit starts_at next_reset_at", budgets},
+		{"budget_windows", "id budget_id client_id budget_type budget_period hard time_zone starts_at ends_at base carried topped_up limit_version " +
+			"committed spent held suspense overrun unheld recall exact alerted sealed changed_at", windows},
 	} {
-		if _, err := conn.Exec(t.Context(), statement); err != nil {
+		if _, err := conn.CopyFrom(t.Context(), pgx.Identifier{c.table}, strings.Fields(c.columns), pgx.CopyFromRows(c.rows)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if _, err := conn.Exec(t.Context(), "ANALYZE"); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,10 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -96,7 +97,13 @@ func (b budgetChoice) find(ctx context.Context, api *client) (dashboard.Budget, 
 func (c *client) budgets(ctx context.Context, client string) ([]dashboard.Budget, error) {
 	var list dashboard.BudgetList
 	err := c.call(ctx, http.MethodGet, budgetConfigPath, values("client_id", client), nil, &list)
+	slices.SortStableFunc(list.Budgets, func(a, b dashboard.Budget) int { return compareClients(a.Client, b.Client) })
 	return list.Budgets, err
+}
+
+// compareClients orders by name, as people look for one. Those over all clients have none, and come first.
+func compareClients(a, b string) int {
+	return cmp.Or(strings.Compare(strings.ToLower(a), strings.ToLower(b)), strings.Compare(a, b))
 }
 
 type budgetList struct {
@@ -173,19 +180,18 @@ func atLimit(hard bool) string {
 }
 
 func thresholdList(b *dashboard.Budget) string {
-	var list []string
-	for _, percent := range b.Thresholds {
-		list = append(list, strconv.Itoa(percent))
-	}
-	for _, t := range []struct {
-		percent string
-		on      bool
-	}{{"80", b.Alert80}, {"90", b.Alert90}, {"100", b.Alert100}} {
-		if t.on {
-			list = append(list, t.percent)
+	list := slices.Clone(b.Thresholds)
+	for percent, on := range map[int]bool{80: b.Alert80, 90: b.Alert90, 100: b.Alert100} {
+		if on {
+			list = append(list, percent)
 		}
 	}
-	return orElse(strings.Join(list, ","), "none")
+	slices.Sort(list)
+	words := make([]string, len(list))
+	for i, percent := range list {
+		words[i] = strconv.Itoa(percent) + " %"
+	}
+	return orElse(strings.Join(words, ", "), "none")
 }
 
 func budgetState(b *dashboard.Budget) string {
@@ -247,7 +253,7 @@ func (t *terminal) printBudget(b *dashboard.Budget, u *dashboard.BudgetUsage) er
 	if b.Debt {
 		line("debt", "what went beyond is taken off the next period")
 	}
-	line("alerts at", thresholdList(b)+" %")
+	line("alerts at", thresholdList(b))
 	line("e-mail", orElse(b.Email, "none"))
 	line("webhook", orElse(b.Webhook, "none"))
 	if b.Paused {
@@ -259,137 +265,6 @@ func (t *terminal) printBudget(b *dashboard.Budget, u *dashboard.BudgetUsage) er
 		t.printStanding(line, u)
 	}
 	return w.Flush()
-}
-
-// budgetFlags are the settings of a budget. A pointer that is nil was not named.
-type budgetFlags struct {
-	Limit        *string `placeholder:"AMOUNT" help:"Tokens, reais or dollars, such as 200.00."`
-	PauseAtLimit *bool   `negatable:"" help:"Stop calls that do not fit, or (--no-pause-at-limit) only alert."`
-	Zone         *string `placeholder:"ZONE" help:"IANA zone in which periods begin; default the client's."`
-	BillingDay   *int    `placeholder:"DAY" help:"Day of the month, 1 to 31, on which a month begins."`
-	Starts       string  `placeholder:"TIME" help:"What is admitted from then on counts: 2026-11-22, or RFC 3339. Default now."`
-	CarryOver    *bool   `negatable:"" help:"Add what is left of a period to the next one."`
-	CarryMax     *string `placeholder:"AMOUNT" help:"At most so much of it; 0: no bound."`
-	Debt         *bool   `negatable:"" help:"Take what went beyond a limit off the next period."`
-	Alert80      *bool   `name:"alert-80" negatable:"" help:"Alert at 80 %; on unless switched off, as the next two."`
-	Alert90      *bool   `name:"alert-90" negatable:"" help:"Alert at 90 %."`
-	Alert100     *bool   `name:"alert-100" negatable:"" help:"Alert at 100 %."`
-	Thresholds   *string `placeholder:"50,75" help:"Alert at these too, in percent; empty for none."`
-	Email        *string `placeholder:"ADDRESS" help:"Mail alerts there; empty for nobody."`
-	Webhook      *string `placeholder:"URL" help:"Send alerts there; empty for nowhere."`
-}
-
-// settings is what to send. zone is where a day that is named begins.
-func (f *budgetFlags) settings(zone string) (dashboard.BudgetSettings, error) {
-	s := dashboard.BudgetSettings{
-		Limit: f.Limit, PauseAtLimit: f.PauseAtLimit, TimeZone: f.Zone, BillingDay: f.BillingDay, CarryOver: f.CarryOver, CarryMax: f.CarryMax,
-		Debt: f.Debt, Alert80: f.Alert80, Alert90: f.Alert90, Alert100: f.Alert100, Email: f.Email, Webhook: f.Webhook,
-	}
-	if f.Zone != nil {
-		zone = *f.Zone
-	}
-	if f.Starts != "" {
-		at, err := readTime(f.Starts, zone)
-		if err != nil {
-			return s, fmt.Errorf("--starts: %w", err)
-		}
-		s.StartsAt = &at
-	}
-	if f.Thresholds != nil {
-		list, err := percentList(*f.Thresholds)
-		if err != nil {
-			return s, err
-		}
-		s.Thresholds = &list
-	}
-	return s, nil
-}
-
-func percentList(text string) ([]int, error) {
-	list := []int{}
-	for _, word := range strings.Split(text, ",") {
-		word = strings.TrimSuffix(strings.TrimSpace(word), "%")
-		if word == "" {
-			continue
-		}
-		percent, err := strconv.Atoi(word)
-		if err != nil {
-			return nil, fmt.Errorf("--thresholds: %q is no percentage; write 50,75", word)
-		}
-		list = append(list, percent)
-	}
-	return list, nil
-}
-
-type budgetSet struct {
-	asJSON
-	Client string `arg:"" help:"Id or name; all: over all clients together."`
-	Type   string `enum:",tokens,brl,usd" default:"" placeholder:"TYPE" help:"tokens, brl or usd."`
-	Period string `enum:",daily,weekly,monthly" default:"" placeholder:"PERIOD" help:"daily, weekly or monthly."`
-	Only   bool   `help:"The client has one budget: let this be it, whatever type and period that one has."`
-	budgetFlags
-}
-
-// Run creates or changes.
-func (c budgetSet) Run(t *terminal) error {
-	if c.Type == "" && c.Period == "" && c.budgetFlags == (budgetFlags{}) {
-		return errors.New("nothing to set; catraca budget set --help lists what can be")
-	}
-	api, err := t.client()
-	if err != nil {
-		return err
-	}
-	owner, err := api.budgetOwner(t.ctx, c.Client)
-	if err != nil {
-		return err
-	}
-	settings, err := c.settings(orElse(owner.TimeZone, "America/Sao_Paulo"))
-	if err != nil {
-		return err
-	}
-	var b dashboard.Budget
-	done := "Changed"
-	if c.Only {
-		done = "Set"
-		in := dashboard.BudgetSet{Type: c.Type, Period: c.Period, BudgetSettings: settings}
-		err = api.call(t.ctx, http.MethodPut, budgetConfigPath, values("client_id", owner.ID.String()), in, &b)
-	} else {
-		b, done, err = c.put(t.ctx, api, owner, settings)
-	}
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return writeJSON(t.out, b)
-	}
-	fmt.Fprintf(t.out, "%s. In force within 2 seconds.\n\n", done)
-	return t.printBudget(&b, nil)
-}
-
-// put changes the budget of this type and period, or makes it.
-func (c budgetSet) put(ctx context.Context, api *client, owner dashboard.Tenant, settings dashboard.BudgetSettings) (b dashboard.Budget, done string, err error) {
-	all, err := api.budgets(ctx, owner.ID.String())
-	if err != nil {
-		return b, "", err
-	}
-	var found []dashboard.Budget
-	for _, o := range all {
-		if (c.Type == "" || c.Type == o.Type) && (c.Period == "" || c.Period == o.Period) {
-			found = append(found, o)
-		}
-	}
-	switch {
-	case len(found) > 1:
-		return b, "", fmt.Errorf("%s has %d such budgets: name one by --type and --period", orElse(owner.Name, c.Client), len(found))
-	case len(found) == 1:
-		in := dashboard.BudgetChange{BudgetSettings: settings}
-		return b, "Changed", api.call(ctx, http.MethodPut, budgetConfigPath+"/"+found[0].ID.String(), nil, in, &b)
-	case c.Type == "" || c.Period == "" || c.Limit == nil:
-		return b, "", fmt.Errorf("%s has no such budget yet: to make one name --type, --period and --limit", orElse(owner.Name, c.Client))
-	}
-	in := dashboard.BudgetNew{ClientID: owner.ID, Type: c.Type, Period: c.Period, BudgetSettings: settings}
-	err = api.call(ctx, http.MethodPost, budgetConfigPath, nil, in, &b)
-	return b, "Created", err
 }
 
 type budgetDelete struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -59,6 +60,7 @@ func (c *client) standings(ctx context.Context, client string) ([]dashboard.Budg
 		}
 		all = append(all, page.Budgets...)
 		if cursor = page.Next; cursor == "" {
+			slices.SortStableFunc(all, func(a, b dashboard.BudgetUsage) int { return compareClients(a.Client, b.Client) })
 			return all, nil
 		}
 	}

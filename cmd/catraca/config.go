@@ -224,7 +224,7 @@ type Config struct {
 	WebhookPorts string `env:"CATRACA_WEBHOOK_PORTS"`
 
 	// SMTPURL is the mail server for alerts: smtp://user:password@host:587 (STARTTLS) or smtps://user:password@host:465.
-	// No default: no e-mail is sent.
+	// A relay beside Catraca that speaks no TLS is smtp://host:25?tls=off, without a password. No default: no e-mail is sent.
 	SMTPURL SecretURL `env:"CATRACA_SMTP_URL"`
 
 	// SMTPFrom is the sender of e-mails, as an address or as "Name <address>". No default: needed with CATRACA_SMTP_URL.

@@ -75,17 +75,22 @@ func (c *Config) webhookRules() (*notify.Rules, error) {
 	return r, nil
 }
 
-// webhook makes what sends webhooks, with secrets of its own from the master key where none is set.
-func (c *Config) webhook(vault *tenancy.Vault) (*notify.Webhook, error) {
-	rules, err := c.webhookRules()
-	if err != nil {
-		return nil, err
-	}
+// webhookSecrets are what webhooks are signed with, newest first: made from the master key where none is set.
+func (c *Config) webhookSecrets(vault *tenancy.Vault) []string {
 	secrets := list(c.WebhookSecret.Reveal())
 	if len(secrets) == 0 {
 		for _, key := range vault.Derive("webhooks") {
 			secrets = append(secrets, "whsec_"+base64.StdEncoding.EncodeToString(key))
 		}
+	}
+	return secrets
+}
+
+// webhook makes what sends webhooks.
+func (c *Config) webhook(secrets []string) (*notify.Webhook, error) {
+	rules, err := c.webhookRules()
+	if err != nil {
+		return nil, err
 	}
 	return notify.NewWebhook(notify.WebhookOptions{Rules: *rules, Secrets: secrets})
 }

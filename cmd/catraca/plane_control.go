@@ -38,7 +38,7 @@ type controlPlane struct {
 
 // newControlPlane builds the control plane. far says that its proxies are other processes.
 func newControlPlane(cfg *Config, st *stores, vault *tenancy.Vault, far bool, metrics *prometheus.Registry, log *slog.Logger) (*controlPlane, error) {
-	c := &controlPlane{cfg: cfg, log: log, st: st, authority: budget.NewAuthority(st.budgets, budget.AuthorityOptions{Log: log})}
+	c := &controlPlane{cfg: cfg, log: log, st: st, authority: budget.NewAuthority(st.budgets, budget.AuthorityOptions{AliveFor: 15 * time.Second, Log: log})}
 	var err error
 	if c.alerts, err = newAlerting(cfg, vault, st.budgets, log); err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (c *controlPlane) api(wire net.Addr) http.Handler {
 func (c *controlPlane) budgets() *dashboard.Budgets {
 	store := c.st.budgets
 	return &dashboard.Budgets{
-		Store: store, Authority: c.authority, CheckURL: c.alerts.webhook.CheckURL, CheckAddress: notify.CheckAddress,
+		Store: store, Authority: c.authority, CheckURL: c.alerts.webhook.CheckURL, CheckAddress: notify.CheckAddress, WebhookSecret: c.alerts.secretOf,
 		CheckAlerts: func(ctx context.Context) (budget.AlertsReport, error) {
 			return budget.CheckAlerts(ctx, store, c.alerts.courier)
 		},

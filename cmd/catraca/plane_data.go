@@ -76,6 +76,7 @@ func newDataPlane(cfg *Config, control link.Control, publish publisher, snapshot
 		Log: log, Registry: metrics,
 	})
 	watchSpool(metrics, d.spool)
+	watchPurse(metrics, d.purse)
 	watchKeys(metrics, d.keys, snapshot)
 	if d.wire, err = net.Listen("tcp", cfg.Listen); err != nil {
 		return nil, errors.Join(fmt.Errorf("CATRACA_LISTEN: %w", err), d.spool.Shutdown())

@@ -117,7 +117,7 @@ func (r *Request) boundInput(b *Bound, m *Limits, f family) {
 	l := &r.load
 	n := int64(len(r.Body)) - l.inline
 	if m.Counted {
-		n = withMargin(r.countPrompt() * f.counted / 100)
+		n = min(n, withMargin(r.countPrompt()*f.counted/100)) // for a few words the margin is more than the bytes are
 	}
 	n += requestTokens + l.arguments + (structureTokens-1)*l.schema
 	if l.tools > 0 {
