@@ -34,8 +34,9 @@ test: ## every test, on a real Postgres and Redis (found, started and, as root o
 	$(GO) run ./internal/testenv/start -- $(GO) run ./internal/testcount -summary $(CACHE)/tests . $(wildcard e2e) -- -timeout 8m
 
 .PHONY: sim
-sim: ## the simulation of spool, shipper and worker, 100,000 lives full of accidents; `make test` runs 2,000
+sim: ## the simulations of the meter and of budgets, 100,000 lives full of accidents each; `make test` runs 2,000
 	$(GO) test ./metering -run '^TestSimulation$$' -seeds 100000 -timeout 2h -v
+	$(GO) test ./budget -run '^TestBudgetSimulation$$' -budget.seeds 100000 -timeout 4h -v
 
 .PHONY: race
 race: ## the tests of the product under the race detector; needs a C compiler

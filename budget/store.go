@@ -34,9 +34,18 @@ type Store interface {
 	// Project brings the plan's columns of client_budgets (current_usage, period_start_date, next_reset_at, is_paused) up
 	// to date with the windows that changed since a time, and tells how many rows it wrote.
 	Project(ctx context.Context, since time.Time) (int, error)
+	// Prune lets go of what windows that were sealed and ended before a time no longer need: leases, doubts, and runs of
+	// proxies that were closed before it. Windows, journal and alerts stay. It may be done at any time.
+	Prune(ctx context.Context, before time.Time) (int, error)
 	// Check compares the ledger with the usage log: invariants I4 and I5. The lines are those that do not hold.
 	Check(ctx context.Context) (CheckReport, error)
 }
+
+// KeepLeases is how long leases are kept once their window is sealed. A proxy that is further behind with its last calls
+// than that is heard all the same: what it held is noted as forgotten.
+const KeepLeases = 35 * 24 * time.Hour
+
+const pruneBatch = 2000
 
 // AlertStatus is an alert with what became of it.
 type AlertStatus struct {

@@ -49,9 +49,9 @@ func overBudget(d *budget.Denied) *refusal {
 	default:
 		b := append([]byte("the "), d.Period...)
 		b = appendAmount(append(b, " budget of "...), d.Unit, d.Limit)
-		b = appendAmount(append(b, " is reached: "...), d.Unit, d.Used)
+		b = appendAmount(append(b, " has not enough left: "...), d.Unit, d.Used)
 		b = appendAmount(append(b, " used, "...), d.Unit, d.Held)
-		b = appendAmount(append(b, " held by calls under way, and this call may take up to "...), d.Unit, d.Need)
+		b = appendAmount(append(b, " held for calls under way, and this call may take up to "...), d.Unit, d.Need)
 		r.body.Message = string(b) + resetText(&d.Standing) + "; ask for less output, or have the limit raised"
 	}
 	return r

@@ -101,7 +101,7 @@ func checkBlocked(t *testing.T, a *answer) {
 	if e.Budget.Type != "tokens" || e.Budget.Period != "daily" || e.Budget.Limit != "10" || e.Budget.Used != "0" || !e.Budget.ResetsAt.After(time.Now()) {
 		t.Errorf("%s", a.body)
 	}
-	for _, want := range []string{"the daily budget of 10 tokens is reached", "0 tokens used", "this call may take up to", "(America/Sao_Paulo)", "-03:00"} {
+	for _, want := range []string{"the daily budget of 10 tokens has not enough left", "0 tokens used", "this call may take up to", "(America/Sao_Paulo)", "-03:00"} {
 		if !strings.Contains(e.Message, want) {
 			t.Errorf("no %q in %s", want, e.Message)
 		}
@@ -451,7 +451,7 @@ func TestBudgetErrors(t *testing.T) {
 	}{
 		{
 			"budget", fmt.Errorf("hold: %w", &budget.Denied{Standing: month, Need: int64(money.Unit / 4)}), 402,
-			`{"error":{"message":"the monthly budget of BRL 200.00 is reached: BRL 199.871 used, BRL 0.10 held by calls under way, and this call may take up to BRL 0.25. It resets at 2026-12-01T00:00:00-03:00 (America/Sao_Paulo); ask for less output, or have the limit raised","type":"insufficient_quota","param":null,"code":"budget_exceeded","budget":{"type":"brl","period":"monthly","limit":"200","used":"199.871","held":"0.1","resets_at":"2026-12-01T00:00:00-03:00"}}}`, 0, true,
+			`{"error":{"message":"the monthly budget of BRL 200.00 has not enough left: BRL 199.871 used, BRL 0.10 held for calls under way, and this call may take up to BRL 0.25. It resets at 2026-12-01T00:00:00-03:00 (America/Sao_Paulo); ask for less output, or have the limit raised","type":"insufficient_quota","param":null,"code":"budget_exceeded","budget":{"type":"brl","period":"monthly","limit":"200","used":"199.871","held":"0.1","resets_at":"2026-12-01T00:00:00-03:00"}}}`, 0, true,
 		},
 		{
 			"of all clients", &budget.Denied{Standing: shared, Need: 1}, 402,

@@ -136,6 +136,30 @@ func tidyBudgets(authority *budget.Authority, store budget.Store, log *slog.Logg
 	}
 }
 
+// pruneEvery is how often what old windows no longer need is let go.
+const pruneEvery = time.Hour
+
+func pruneBudgets(store budget.Store, log *slog.Logger) part {
+	return func(ctx context.Context) error {
+		for {
+			n, err := store.Prune(ctx, time.Now().Add(-budget.KeepLeases))
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil:
+				log.Warn("old leases of budgets could not be let go; trying again in an hour", "error", err)
+			case n > 0:
+				log.Info("old leases of budgets were let go", "rows", n)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pruneEvery):
+			}
+		}
+	}
+}
+
 // openPurse makes what this process holds of its clients' budgets. Earlier incarnations on the same volume are closed
 // once the meter has all of them.
 func openPurse(cfg *Config, spool *metering.Spool, lender budget.Lender, log *slog.Logger) (*budget.Purse, error) {

@@ -79,7 +79,7 @@ const auditEvery = time.Minute
 func (c *controlPlane) background() []part {
 	parts := []part{c.local.Run, c.rates.Run, c.st.upkeep, func(ctx context.Context) error {
 		return metering.RunAudit(ctx, c.st.usage, auditEvery, c.audited, c.log)
-	}, tidyBudgets(c.authority, c.st.budgets, c.log), c.alerts.courier.Run}
+	}, tidyBudgets(c.authority, c.st.budgets, c.log), pruneBudgets(c.st.budgets, c.log), c.alerts.courier.Run}
 	if c.links != nil { // there may be other replicas
 		parts = append(parts, c.shareRate)
 	}
