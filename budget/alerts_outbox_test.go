@@ -203,11 +203,13 @@ func TestAlertsAreDelivered(t *testing.T) {
 		var notices []Notice
 		var s sends
 		hook := s.by("webhook", nil)
-		c := NewCourier(CourierOptions{Outbox: db, Now: func() time.Time { return alertsNow.Add(time.Minute) }, Email: s.by("email", nil),
+		c := NewCourier(CourierOptions{
+			Outbox: db, Now: func() time.Time { return alertsNow.Add(time.Minute) }, Email: s.by("email", nil),
 			Webhook: func(ctx context.Context, to string, n *Notice) (int, error) {
 				notices = append(notices, *n)
 				return hook(ctx, to, n)
-			}})
+			},
+		})
 		got, err := c.Deliver(t.Context())
 		if err != nil || got != (Deliveries{Sent: 2}) {
 			t.Fatalf("%+v, %v", got, err)
@@ -237,8 +239,10 @@ func TestAlertsGoToTheOperatorToo(t *testing.T) {
 		db.addAlert(t, "dono@loja.example", "", 80)
 		db.addAlert(t, "ops@saas.example", "https://saas.example/hook", 80) // the budget names those of the operator itself
 		var s sends
-		c := NewCourier(CourierOptions{Outbox: db, Now: func() time.Time { return alertsNow }, Email: s.by("email", nil), Webhook: s.by("webhook", nil),
-			DefaultWebhook: "https://saas.example/hook", DefaultEmails: []string{"ops@saas.example", "boss@saas.example"}})
+		c := NewCourier(CourierOptions{
+			Outbox: db, Now: func() time.Time { return alertsNow }, Email: s.by("email", nil), Webhook: s.by("webhook", nil),
+			DefaultWebhook: "https://saas.example/hook", DefaultEmails: []string{"ops@saas.example", "boss@saas.example"},
+		})
 		if got, err := c.Deliver(t.Context()); err != nil || got.Sent != 7 {
 			t.Fatalf("%+v, %v", got, err)
 		}
@@ -254,8 +258,10 @@ func TestAlertsAreTriedForADay(t *testing.T) {
 		db.addAlert(t, "dono@loja.example", "https://loja.example/hook", 80)
 		now := alertsNow
 		var s sends
-		c := NewCourier(CourierOptions{Outbox: db, Now: func() time.Time { return now }, Email: s.by("email", nil),
-			Webhook: s.by("webhook", func(string) error { return errors.New("it answered with status 503") })})
+		c := NewCourier(CourierOptions{
+			Outbox: db, Now: func() time.Time { return now }, Email: s.by("email", nil),
+			Webhook: s.by("webhook", func(string) error { return errors.New("it answered with status 503") }),
+		})
 		var gaps []time.Duration
 		last := now
 		for range 100 {
@@ -370,11 +376,13 @@ func TestAlertsOfBudgetsAndClientsThatAreGone(t *testing.T) {
 		_, lost := db.addAlert(t, "dono@loja.example", "", 80)
 		db.exec("DELETE FROM budget_windows WHERE id = $1", lost)
 		var notices []*Notice
-		c := NewCourier(CourierOptions{Outbox: db, Now: func() time.Time { return alertsNow }, DefaultEmails: []string{"ops@saas.example"},
+		c := NewCourier(CourierOptions{
+			Outbox: db, Now: func() time.Time { return alertsNow }, DefaultEmails: []string{"ops@saas.example"},
 			Email: func(_ context.Context, _ string, n *Notice) (int, error) {
 				notices = append(notices, n)
 				return 250, nil
-			}})
+			},
+		})
 		if got, err := c.Deliver(t.Context()); err != nil || got.Sent != 1 || len(notices) != 1 || notices[0].Client != "" || notices[0].BudgetID != budget.String() {
 			t.Fatalf("%+v, %v, %v, window %d", got, err, notices, window)
 		}
@@ -696,8 +704,12 @@ VALUES ($1, $2, $3, $4, 'p', 'gateway', 'chat', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, $5
 			unit   Unit
 			want   []int64
 		}{
-			{one, Tokens, []int64{30, 5}}, {one, USD, []int64{2_250_000_000_001, 250_000_000_000}}, {one, BRL, []int64{2_250_000_000_001, 250_000_000_000}},
-			{uuid.Nil, Tokens, []int64{37, 5}}, {uuid.Nil, USD, []int64{MaxLimit, 250_000_000_000}}, {uuid.New(), Tokens, nil},
+			{one, Tokens, []int64{30, 5}},
+			{one, USD, []int64{2_250_000_000_001, 250_000_000_000}},
+			{one, BRL, []int64{2_250_000_000_001, 250_000_000_000}},
+			{uuid.Nil, Tokens, []int64{37, 5}},
+			{uuid.Nil, USD, []int64{MaxLimit, 250_000_000_000}},
+			{uuid.New(), Tokens, nil},
 		} {
 			points, err := db.HourlyUsage(t.Context(), c.client, c.unit, hour)
 			if err != nil || len(points) != len(c.want) {

@@ -116,8 +116,10 @@ func (w *purseWorld) reserve(a *Account, worst Cost, leave int, h *Hold) error {
 // settle ends a hold, and records the charge for later.
 func (w *purseWorld) settle(p *Purse, client uuid.UUID, h *Hold, c Cost, doubt bool) {
 	w.seq[p]++
-	w.unsent = append(w.unsent, Charge{EventID: EventID{p.o.Incarnation, w.seq[p]}, Client: client, AdmittedAt: w.now, Cost: c, Doubt: doubt,
-		Holds: append([]HeldFor(nil), h.Parts()...)})
+	w.unsent = append(w.unsent, Charge{
+		EventID: EventID{p.o.Incarnation, w.seq[p]}, Client: client, AdmittedAt: w.now, Cost: c, Doubt: doubt,
+		Holds: append([]HeldFor(nil), h.Parts()...),
+	})
 	h.Settle(c, doubt)
 }
 
@@ -163,8 +165,10 @@ func (w *purseWorld) check() {
 }
 
 func purseTestBudget(client uuid.UUID, unit Unit, period Period, limit int64) Budget {
-	return Budget{ID: uuid.New(), ClientID: client, Unit: unit, Period: period, Limit: limit, PauseAtLimit: true, BillingDay: 1, TimeZone: "America/Sao_Paulo",
-		StartsAt: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), Alert80: true, Alert100: true}
+	return Budget{
+		ID: uuid.New(), ClientID: client, Unit: unit, Period: period, Limit: limit, PauseAtLimit: true, BillingDay: 1, TimeZone: "America/Sao_Paulo",
+		StartsAt: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), Alert80: true, Alert100: true,
+	}
 }
 
 func TestPurseSpendsToTheLastToken(t *testing.T) {

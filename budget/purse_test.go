@@ -658,8 +658,10 @@ func purseTestLender(shared bool) lenderFunc {
 	state := func(client uuid.UUID, n byte) WindowState {
 		id := int64(client[0])<<40 | int64(client[1])<<32 | int64(client[2])<<24 | int64(client[3])<<16 | int64(n)
 		units := []Unit{Tokens, BRL}
-		return WindowState{ID: id, Budget: uuid.UUID{byte(id >> 16), byte(id >> 24), byte(id >> 32), byte(id >> 40), n}, Client: client, Unit: units[n%2], Period: Monthly, Hard: true,
-			TimeZone: DefaultZone, StartsAt: start, EndsAt: start.Add(24 * 30 * time.Hour), Limit: 1 << 60, Used: 1 << 20, Free: 1 << 59}
+		return WindowState{
+			ID: id, Budget: uuid.UUID{byte(id >> 16), byte(id >> 24), byte(id >> 32), byte(id >> 40), n}, Client: client, Unit: units[n%2], Period: Monthly, Hard: true,
+			TimeZone: DefaultZone, StartsAt: start, EndsAt: start.Add(24 * 30 * time.Hour), Limit: 1 << 60, Used: 1 << 20, Free: 1 << 59,
+		}
 	}
 	return func(_ context.Context, a Ask) (Reply, error) {
 		r := Reply{Op: a.Op, Epoch: 1, At: time.Now()}

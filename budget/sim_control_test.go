@@ -289,9 +289,24 @@ func (c *simControl) logged(u *simUsage) {
 	}
 	c.recorded[u.EventID] = true
 	u.unsettled(-1)
+	c.homeless(u)
 	s.tracef("call %x/%d is in the log: %d, doubt %v", u.Incarnation, u.Seq, u.Tokens, u.Doubt)
 	if u.Doubt && s.chance(0.7) {
 		s.after(s.between(5*time.Second, 10*time.Minute), func() { c.correct(u) })
+	}
+}
+
+// homeless looks for windows that an event was held in and that a lost tail took away. Nobody has said yet that they were
+// there, so nothing takes the event off its lease: until people do, its cost stays held.
+func (c *simControl) homeless(u *simUsage) {
+	for _, h := range u.Holds {
+		if c.s.oracle.rows[h.Window] == nil {
+			amount := u.takes(h)
+			u.call.life.unsettled[h.Window] += amount
+			u.call.life.gone = true
+			c.s.oracle.truth(h.Window).bound += amount // should its incarnation be closed, that comes back a second time
+			c.s.stats.Homeless++
+		}
 	}
 }
 
@@ -419,11 +434,7 @@ func (c *simControl) stuck(row *simRow) (sum int64) {
 	for _, l := range c.lives {
 		if lease := row.leases[l.incarnation]; l.gone && !lease.Lost {
 			sum += l.unsettled[row.ID]
-		} else if simBug5 && l.toldClosed && !lease.Lost {
-			sum += simRest(&lease)
 		}
 	}
 	return sum
 }
-
-const simBug5 = false

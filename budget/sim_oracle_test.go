@@ -252,7 +252,7 @@ func (o *simOracle) unheld(u *simUsage, row *simRow) int64 {
 		return 0
 	}
 	for _, h := range u.Holds {
-		if other := o.rows[h.Window]; other != nil && other.BudgetID == row.BudgetID {
+		if other := o.rows[h.Window]; h.Window == row.ID || other != nil && other.BudgetID == row.BudgetID {
 			return 0
 		}
 	}
@@ -440,7 +440,7 @@ func (o *simOracle) inAll(c *simCall) {
 		if b.Paused && b.ClientID != uuid.Nil && b.pausedAt.Before(told) {
 			s.failf([]string{l.name}, "%s lets a call of %s through, whose budget %s is paused", l.name, c.client.name, b.name())
 		}
-		if b.hardAt.IsZero() || !b.hardAt.Before(told) || !b.StartsAt.Add(l.slack()).Before(s.now) || simBug1 && b.StartsAt.After(told) {
+		if b.hardAt.IsZero() || !b.hardAt.Before(told) || !b.StartsAt.Add(l.slack()).Before(s.now) {
 			continue
 		}
 		if !slices.ContainsFunc(c.parts, func(h HeldFor) bool { row := o.rows[h.Window]; return row == nil || row.BudgetID == b.ID }) && !(c.worst.Unpriced && b.Unit != Tokens) {
@@ -601,5 +601,3 @@ func (o *simOracle) hardOf(c *simClient) (rows []*simRow) {
 	}
 	return rows
 }
-
-const simBug1 = false

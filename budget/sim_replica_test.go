@@ -64,7 +64,6 @@ type simLife struct {
 	credit     map[int64]int64 // by window: granted less returned, as far as the purse was told and told others
 	unsettled  map[int64]int64 // by window: what ended calls used of their holds, and the ledger has not settled
 	stirs      bool
-	toldClosed bool // a later process was told that it is closed
 	lastDenied *Denied
 }
 
@@ -350,9 +349,6 @@ func (l *simLife) answered(op uint64, reply Reply, err error, sent time.Time, ta
 			l.tale = tale
 		}
 	}
-	for _, earlier := range l.volume {
-		earlier.toldClosed = earlier.toldClosed || slices.Contains(reply.Closed, earlier.incarnation)
-	}
 	l.purse.replied(reply)
 	if l.purse.left() && !l.left {
 		l.left = true
@@ -376,9 +372,6 @@ func (l *simLife) call(client *simClient) {
 
 // account finds the client's account, with a question where it must.
 func (l *simLife) account(c *simCall) {
-	if simBug2 && l.purse.shut.Load() {
-		return
-	}
 	a, w := l.purse.account(c.client.id)
 	if w == nil {
 		c.account = a
@@ -561,15 +554,18 @@ func (c *simCall) charge(cost Cost, doubt bool) Charge {
 	return Charge{EventID: c.id, Client: c.client.id, AdmittedAt: c.at, Cost: cost, Holds: c.parts, Doubt: doubt}
 }
 
+// takes is what an event takes of a hold: with doubt, all of it.
+func (u *simUsage) takes(h HeldFor) int64 {
+	if u.Doubt {
+		return h.Amount
+	}
+	return min(h.Amount, simAmount(&u.Cost, u.call.life.s.oracle.truth(h.Window).unit))
+}
+
 // unsettled adds what an event takes of its holds to what the ledger is still to settle, or takes it off.
 func (u *simUsage) unsettled(sign int64) {
-	l := u.call.life
 	for _, h := range u.Holds {
-		amount := h.Amount
-		if !u.Doubt {
-			amount = min(amount, simAmount(&u.Cost, l.s.oracle.truth(h.Window).unit))
-		}
-		l.unsettled[h.Window] += sign * amount
+		u.call.life.unsettled[h.Window] += sign * u.takes(h)
 	}
 }
 
@@ -688,5 +684,3 @@ func (s *sim) traceReply(l *simLife, a *Ask, r *Reply, err error) {
 	}
 	s.tracef("%s closed %x %v", text, r.Closed, err)
 }
-
-const simBug2 = false

@@ -267,6 +267,7 @@ type simStats struct {
 	Spends                                                    int // hard budgets spent down at the end
 	Forgotten                                                 int // leases of which a lost database tail left no witness: their sums are allowed for
 	Gone                                                      int // events that only a lost database tail had
+	Homeless                                                  int // events recorded before anybody said that their window, opened in a lost tail, was there
 }
 
 func (a *simStats) add(b *simStats) {
@@ -282,7 +283,7 @@ func (a *simStats) fields() []*int {
 		&a.Events, &a.Repeats, &a.Crashed, &a.CutShort, &a.Corrections, &a.Overruns,
 		&a.Messages, &a.Lost, &a.Doubled,
 		&a.Kills, &a.Destroyed, &a.Pauses, &a.Partitions, &a.Restarts, &a.Restores,
-		&a.Changes, &a.TopUps, &a.Deleted, &a.Alerts, &a.Spends, &a.Forgotten, &a.Gone,
+		&a.Changes, &a.TopUps, &a.Deleted, &a.Alerts, &a.Spends, &a.Forgotten, &a.Gone, &a.Homeless,
 	}
 }
 
@@ -293,10 +294,10 @@ events: %d (%d repeated, %d crashed, %d cut short, %d corrected, %d above their 
 faults: %d kills, %d volumes destroyed, %d pauses, %d partitions, %d restarts, %d lost database tails; %d messages (%d lost, %d doubled)
 people: %d changes, %d top-ups, %d budgets deleted; %d alerts
 at the end: %d hard budgets spent down
-left out: %d leases forgotten with a lost tail whose holder never came back, %d events that only the lost tail had`,
+left out: %d leases forgotten with a lost tail whose holder never came back, %d events that only the lost tail had, %d that came home before their window`,
 		a.Seeds, a.Proxies, a.Clients, a.Budgets, a.Windows, a.Turns, a.Carried,
 		a.Local, a.Asked, a.Denied, a.Unavailable, a.Topped, a.Calls,
 		a.Events, a.Repeats, a.Crashed, a.CutShort, a.Corrections, a.Overruns,
 		a.Kills, a.Destroyed, a.Pauses, a.Partitions, a.Restarts, a.Restores, a.Messages, a.Lost, a.Doubled,
-		a.Changes, a.TopUps, a.Deleted, a.Alerts, a.Spends, a.Forgotten, a.Gone)
+		a.Changes, a.TopUps, a.Deleted, a.Alerts, a.Spends, a.Forgotten, a.Gone, a.Homeless)
 }

@@ -149,8 +149,10 @@ func (s *slot) state(w *WindowState, tick uint32) {
 
 func (s *slot) standing() Standing {
 	t := s.period.Load()
-	return Standing{Unit: unitCodes[s.unit], Period: t.period, Shared: s.shared, Limit: s.limit.Load(), Used: s.used.Load(),
-		Held: s.held.Load(), ResetsAt: time.Unix(0, t.end).In(t.zone), Zone: t.zone}
+	return Standing{
+		Unit: unitCodes[s.unit], Period: t.period, Shared: s.shared, Limit: s.limit.Load(), Used: s.used.Load(),
+		Held: s.held.Load(), ResetsAt: time.Unix(0, t.end).In(t.zone), Zone: t.zone,
+	}
 }
 
 // room is about what could be held of the window.

@@ -92,8 +92,10 @@ func TestBooksKeepLeases(t *testing.T) {
 		ctx, now := t.Context(), time.Now().UTC().Truncate(time.Microsecond)
 		const high = uint64(1)<<63 + 5 // below zero for a database
 		ls := []*Lease{
-			{LeaseKey{1, high}, 100, 1, 2, 3, false, false}, {LeaseKey{2, high}, 100, 100, 0, 0, false, false},
-			{LeaseKey{1, 7}, 10, 0, 0, 0, true, false}, {LeaseKey{3, high}, 5, 5, 0, 0, false, true},
+			{LeaseKey{1, high}, 100, 1, 2, 3, false, false},
+			{LeaseKey{2, high}, 100, 100, 0, 0, false, false},
+			{LeaseKey{1, 7}, 10, 0, 0, 0, true, false},
+			{LeaseKey{3, high}, 5, 5, 0, 0, false, true},
 		}
 		ds := []Doubt{{EventID{high, 4}, 1, 3, now}, {EventID{high, 4}, 2, 5, now}, {EventID{7, 4}, 1, 6, now}}
 		hs := []*Holder{
@@ -235,7 +237,7 @@ func TestBooksAtOnce(t *testing.T) {
 			return err
 		})
 		var want [windows]atomic.Int64
-		var runs, wg = atomic.Int64{}, sync.WaitGroup{}
+		runs, wg := atomic.Int64{}, sync.WaitGroup{}
 		for worker := range workers {
 			r := rand.New(rand.NewPCG(1, uint64(worker)))
 			wg.Go(func() {
@@ -546,8 +548,10 @@ func TestCheckFindsFaults(t *testing.T) {
 		hold := []HeldFor{{window, 1000}}
 		now := time.Now().Truncate(time.Microsecond)
 		for i, c := range []Charge{
-			{Cost: Cost{Tokens: 400}, Holds: hold}, {Cost: Cost{Tokens: 1100}, Holds: hold}, {Cost: Cost{Tokens: 100}, Holds: hold, Doubt: true},
-			{Cost: Cost{Tokens: 30}}, // without a hold
+			{Cost: Cost{Tokens: 400}, Holds: hold},
+			{Cost: Cost{Tokens: 1100}, Holds: hold},
+			{Cost: Cost{Tokens: 100}, Holds: hold, Doubt: true},
+			{Cost: Cost{Tokens: 30}},                                                     // without a hold
 			{Cost: Cost{Tokens: 500}, Holds: hold, AdmittedAt: now.Add(-27 * time.Hour)}, // by a clock that is wrong
 			{Cost: Cost{Tokens: 40}, AdmittedAt: now.Add(-20 * time.Hour)},               // in the middle
 		} {
@@ -578,7 +582,8 @@ func TestCheckFindsFaults(t *testing.T) {
 			"UPDATE budget_doubts SET amount = amount + 1":      {"UPDATE budget_doubts SET amount = amount - 1", "suspense"},
 			"UPDATE usage_rollups SET total_tokens = total_tokens + 1 WHERE hour = (SELECT min(hour) FROM usage_rollups WHERE total_tokens = 40)": {"UPDATE usage_rollups SET total_tokens = 40 WHERE total_tokens = 41", "spent"},
 			"UPDATE gateway_usage_logs SET budget_holds = NULL WHERE total_tokens = 500": {
-				fmt.Sprintf("UPDATE gateway_usage_logs SET budget_holds = '[[%d,1000]]' WHERE total_tokens = 500", window), "spent"},
+				fmt.Sprintf("UPDATE gateway_usage_logs SET budget_holds = '[[%d,1000]]' WHERE total_tokens = 500", window), "spent",
+			},
 		} {
 			s.exec(t, statement)
 			got := booksMust[CheckReport](t)(s.Check(ctx))

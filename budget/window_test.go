@@ -69,77 +69,196 @@ func TestPlacesOfAWindow(t *testing.T) {
 	}
 	for _, c := range []windowCase{
 		{
-			"grant", Window{Base: 100}, Lease{Closed: true}, func(w *Window, l *Lease) int64 { w.grant(l, 30); return 0 }, 0,
-			Window{Base: 100, Held: 30}, Lease{Granted: 30},
-		}, {
-			"grant to one that is lost", Window{Base: 100}, Lease{Lost: true}, func(w *Window, l *Lease) int64 { w.grant(l, 30); return 0 }, 0,
-			Window{Base: 100, Suspense: 30}, Lease{Granted: 30, Lost: true},
-		}, {
-			"give back", Window{Base: 100, Held: 30}, Lease{Granted: 30}, func(w *Window, l *Lease) int64 { return w.giveBack(l, 20) }, 20,
-			Window{Base: 100, Held: 10}, Lease{Granted: 30, Returned: 20},
-		}, {
-			"give back too much", Window{Base: 100, Held: 30}, Lease{Granted: 30}, func(w *Window, l *Lease) int64 { return w.giveBack(l, 31) }, 30,
-			Window{Base: 100}, Lease{Granted: 30, Returned: 30},
-		}, {
-			"give back less than nothing", Window{Base: 100, Held: 30}, Lease{Granted: 30}, func(w *Window, l *Lease) int64 { return w.giveBack(l, -5) }, 0,
-			Window{Base: 100, Held: 30}, Lease{Granted: 30},
-		}, {
-			"settle within the hold", Window{Base: 100, Held: 30}, Lease{Granted: 30}, settle(5, 20, false), 0,
-			Window{Base: 100, Held: 25, Spent: 5}, Lease{Granted: 30, Settled: 5},
-		}, {
-			"settle when the rest was given back meanwhile", Window{Base: 100, Held: 5}, Lease{Granted: 30, Returned: 25}, settle(5, 20, false), 0,
-			Window{Base: 100, Spent: 5}, Lease{Granted: 30, Returned: 25, Settled: 5},
-		}, {
-			"settle beyond the hold", Window{Base: 100, Held: 30}, Lease{Granted: 30}, settle(25, 20, false), 0,
-			Window{Base: 100, Held: 10, Spent: 20, Overrun: 5}, Lease{Granted: 30, Settled: 20},
-		}, {
-			"settle with doubt", Window{Base: 100, Held: 30}, Lease{Granted: 30}, settle(5, 20, true), 15_000,
-			Window{Base: 100, Held: 10, Spent: 5, Suspense: 15}, Lease{Granted: 30, Settled: 5, Doubted: 15},
-		}, {
-			"settle with doubt beyond the hold", Window{Base: 100, Held: 30}, Lease{Granted: 30}, settle(25, 20, true), 0,
-			Window{Base: 100, Held: 10, Spent: 20, Overrun: 5}, Lease{Granted: 30, Settled: 20},
-		}, {
-			"settle of one that is lost", Window{Base: 100, Suspense: 30}, Lease{Granted: 30, Lost: true}, settle(5, 20, true), 15_000,
-			Window{Base: 100, Spent: 5, Suspense: 25}, Lease{Granted: 30, Settled: 5, Doubted: 15, Lost: true},
-		}, {
-			"settle on a lease that was forgotten", Window{Base: 100}, Lease{}, settle(5, 20, false), 5,
-			Window{Base: 100, Spent: 5}, Lease{Granted: 5, Settled: 5},
-		}, {
-			"settle with doubt on a lease that was forgotten", Window{Base: 100, Held: 4}, Lease{Granted: 4}, settle(5, 20, true), 15_016,
-			Window{Base: 100, Spent: 5, Suspense: 15}, Lease{Granted: 20, Settled: 5, Doubted: 15},
-		}, {
-			"what was forgotten may be beyond the limit", Window{Base: 100, Spent: 90, Held: 10}, Lease{}, settle(5, 20, false), 5,
-			Window{Base: 100, Spent: 95, Held: 10, Committed: 105}, Lease{Granted: 5, Settled: 5},
-		}, {
-			"settle nonsense", Window{Base: 100, Held: 30}, Lease{Granted: 30}, settle(-5, -20, true), 0,
-			Window{Base: 100, Held: 30}, Lease{Granted: 30},
-		}, {
-			"close", Window{Base: 100, Held: 30, Spent: 5}, Lease{Granted: 36, Settled: 5, Returned: 1}, func(w *Window, l *Lease) int64 { return w.closeLease(l) }, 30,
-			Window{Base: 100, Spent: 5}, Lease{Granted: 36, Settled: 5, Returned: 31, Closed: true},
-		}, {
-			"suspend", Window{Base: 100, Held: 30}, Lease{Granted: 30}, func(w *Window, l *Lease) int64 { return w.suspendLease(l) + w.suspendLease(l) }, 30,
-			Window{Base: 100, Suspense: 30}, Lease{Granted: 30, Lost: true},
-		}, {
-			"resume", Window{Base: 100, Suspense: 30}, Lease{Granted: 30, Lost: true}, func(w *Window, l *Lease) int64 { return w.resumeLease(l) + w.resumeLease(l) }, 30,
-			Window{Base: 100, Held: 30}, Lease{Granted: 30},
-		}, {
-			"close one that is lost", Window{Base: 100, Suspense: 37}, Lease{Granted: 30, Lost: true}, func(w *Window, l *Lease) int64 { return w.closeLease(l) }, 30,
-			Window{Base: 100, Suspense: 7}, Lease{Granted: 30, Returned: 30, Lost: true, Closed: true},
-		}, {
-			"assert more than is known", Window{Base: 100, Held: 10}, Lease{Granted: 10}, func(w *Window, l *Lease) int64 { return w.assert(l, 50, 20) }, 20,
-			Window{Base: 100, Held: 30}, Lease{Granted: 50, Returned: 20},
-		}, {
-			"assert less than is known", Window{Base: 100, Held: 10}, Lease{Granted: 30, Returned: 20}, func(w *Window, l *Lease) int64 { return w.assert(l, 25, 15) }, 0,
-			Window{Base: 100, Held: 10}, Lease{Granted: 30, Returned: 20},
-		}, {
-			"assert a return that is not known", Window{Base: 100, Held: 10}, Lease{Granted: 10}, func(w *Window, l *Lease) int64 { return w.assert(l, 10, 4) }, -4,
-			Window{Base: 100, Held: 6}, Lease{Granted: 10, Returned: 4},
-		}, {
-			"assert what cannot be", Window{Base: 100, Spent: 8, Held: 2}, Lease{Granted: 10, Settled: 8}, func(w *Window, l *Lease) int64 { return w.assert(l, 10, 9) }, -2,
-			Window{Base: 100, Spent: 8}, Lease{Granted: 17, Returned: 9, Settled: 8},
-		}, {
-			"assert beyond the limit", Window{Base: 100, Spent: 90}, Lease{Closed: true}, func(w *Window, l *Lease) int64 { return w.assert(l, 50, 0) }, 50,
-			Window{Base: 100, Spent: 90, Held: 50, Committed: 140}, Lease{Granted: 50},
+			"grant",
+			Window{Base: 100},
+			Lease{Closed: true},
+			func(w *Window, l *Lease) int64 { w.grant(l, 30); return 0 }, 0,
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+		},
+		{
+			"grant to one that is lost",
+			Window{Base: 100},
+			Lease{Lost: true},
+			func(w *Window, l *Lease) int64 { w.grant(l, 30); return 0 }, 0,
+			Window{Base: 100, Suspense: 30},
+			Lease{Granted: 30, Lost: true},
+		},
+		{
+			"give back",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			func(w *Window, l *Lease) int64 { return w.giveBack(l, 20) }, 20,
+			Window{Base: 100, Held: 10},
+			Lease{Granted: 30, Returned: 20},
+		},
+		{
+			"give back too much",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			func(w *Window, l *Lease) int64 { return w.giveBack(l, 31) }, 30,
+			Window{Base: 100},
+			Lease{Granted: 30, Returned: 30},
+		},
+		{
+			"give back less than nothing",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			func(w *Window, l *Lease) int64 { return w.giveBack(l, -5) }, 0,
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+		},
+		{
+			"settle within the hold",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			settle(5, 20, false), 0,
+			Window{Base: 100, Held: 25, Spent: 5},
+			Lease{Granted: 30, Settled: 5},
+		},
+		{
+			"settle when the rest was given back meanwhile",
+			Window{Base: 100, Held: 5},
+			Lease{Granted: 30, Returned: 25},
+			settle(5, 20, false), 0,
+			Window{Base: 100, Spent: 5},
+			Lease{Granted: 30, Returned: 25, Settled: 5},
+		},
+		{
+			"settle beyond the hold",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			settle(25, 20, false), 0,
+			Window{Base: 100, Held: 10, Spent: 20, Overrun: 5},
+			Lease{Granted: 30, Settled: 20},
+		},
+		{
+			"settle with doubt",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			settle(5, 20, true), 15_000,
+			Window{Base: 100, Held: 10, Spent: 5, Suspense: 15},
+			Lease{Granted: 30, Settled: 5, Doubted: 15},
+		},
+		{
+			"settle with doubt beyond the hold",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			settle(25, 20, true), 0,
+			Window{Base: 100, Held: 10, Spent: 20, Overrun: 5},
+			Lease{Granted: 30, Settled: 20},
+		},
+		{
+			"settle of one that is lost",
+			Window{Base: 100, Suspense: 30},
+			Lease{Granted: 30, Lost: true},
+			settle(5, 20, true), 15_000,
+			Window{Base: 100, Spent: 5, Suspense: 25},
+			Lease{Granted: 30, Settled: 5, Doubted: 15, Lost: true},
+		},
+		{
+			"settle on a lease that was forgotten",
+			Window{Base: 100},
+			Lease{},
+			settle(5, 20, false), 5,
+			Window{Base: 100, Spent: 5},
+			Lease{Granted: 5, Settled: 5},
+		},
+		{
+			"settle with doubt on a lease that was forgotten",
+			Window{Base: 100, Held: 4},
+			Lease{Granted: 4},
+			settle(5, 20, true), 15_016,
+			Window{Base: 100, Spent: 5, Suspense: 15},
+			Lease{Granted: 20, Settled: 5, Doubted: 15},
+		},
+		{
+			"what was forgotten may be beyond the limit",
+			Window{Base: 100, Spent: 90, Held: 10},
+			Lease{},
+			settle(5, 20, false), 5,
+			Window{Base: 100, Spent: 95, Held: 10, Committed: 105},
+			Lease{Granted: 5, Settled: 5},
+		},
+		{
+			"settle nonsense",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			settle(-5, -20, true), 0,
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+		},
+		{
+			"close",
+			Window{Base: 100, Held: 30, Spent: 5},
+			Lease{Granted: 36, Settled: 5, Returned: 1},
+			func(w *Window, l *Lease) int64 { return w.closeLease(l) }, 30,
+			Window{Base: 100, Spent: 5},
+			Lease{Granted: 36, Settled: 5, Returned: 31, Closed: true},
+		},
+		{
+			"suspend",
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+			func(w *Window, l *Lease) int64 { return w.suspendLease(l) + w.suspendLease(l) }, 30,
+			Window{Base: 100, Suspense: 30},
+			Lease{Granted: 30, Lost: true},
+		},
+		{
+			"resume",
+			Window{Base: 100, Suspense: 30},
+			Lease{Granted: 30, Lost: true},
+			func(w *Window, l *Lease) int64 { return w.resumeLease(l) + w.resumeLease(l) }, 30,
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 30},
+		},
+		{
+			"close one that is lost",
+			Window{Base: 100, Suspense: 37},
+			Lease{Granted: 30, Lost: true},
+			func(w *Window, l *Lease) int64 { return w.closeLease(l) }, 30,
+			Window{Base: 100, Suspense: 7},
+			Lease{Granted: 30, Returned: 30, Lost: true, Closed: true},
+		},
+		{
+			"assert more than is known",
+			Window{Base: 100, Held: 10},
+			Lease{Granted: 10},
+			func(w *Window, l *Lease) int64 { return w.assert(l, 50, 20) }, 20,
+			Window{Base: 100, Held: 30},
+			Lease{Granted: 50, Returned: 20},
+		},
+		{
+			"assert less than is known",
+			Window{Base: 100, Held: 10},
+			Lease{Granted: 30, Returned: 20},
+			func(w *Window, l *Lease) int64 { return w.assert(l, 25, 15) }, 0,
+			Window{Base: 100, Held: 10},
+			Lease{Granted: 30, Returned: 20},
+		},
+		{
+			"assert a return that is not known",
+			Window{Base: 100, Held: 10},
+			Lease{Granted: 10},
+			func(w *Window, l *Lease) int64 { return w.assert(l, 10, 4) }, -4,
+			Window{Base: 100, Held: 6},
+			Lease{Granted: 10, Returned: 4},
+		},
+		{
+			"assert what cannot be",
+			Window{Base: 100, Spent: 8, Held: 2},
+			Lease{Granted: 10, Settled: 8},
+			func(w *Window, l *Lease) int64 { return w.assert(l, 10, 9) }, -2,
+			Window{Base: 100, Spent: 8},
+			Lease{Granted: 17, Returned: 9, Settled: 8},
+		},
+		{
+			"assert beyond the limit",
+			Window{Base: 100, Spent: 90},
+			Lease{Closed: true},
+			func(w *Window, l *Lease) int64 { return w.assert(l, 50, 0) }, 50,
+			Window{Base: 100, Spent: 90, Held: 50, Committed: 140},
+			Lease{Granted: 50},
 		},
 		{"doubt ends with nothing more", Window{Base: 100, Spent: 5, Suspense: 15}, Lease{}, func(w *Window, _ *Lease) int64 { w.undoubt(15, 0); return 0 }, 0, Window{Base: 100, Spent: 5}, Lease{}},
 		{"doubt ends with more", Window{Base: 100, Spent: 5, Suspense: 15}, Lease{}, func(w *Window, _ *Lease) int64 { w.undoubt(15, 10); return 0 }, 0, Window{Base: 100, Spent: 15}, Lease{}},
@@ -230,8 +349,14 @@ func TestCarryOf(t *testing.T) {
 		b    Budget
 		want int64
 	}{
-		{left, Budget{}, 0}, {left, Budget{CarryOver: true}, 65}, {left, Budget{CarryOver: true, CarryMax: 50}, 50}, {left, Budget{CarryOver: true, CarryMax: 70}, 65},
-		{left, Budget{Debt: true}, 0}, {debt, Budget{CarryOver: true}, 0}, {debt, Budget{CarryOver: true, CarryMax: 9}, 0}, {debt, Budget{Debt: true}, -7},
+		{left, Budget{}, 0},
+		{left, Budget{CarryOver: true}, 65},
+		{left, Budget{CarryOver: true, CarryMax: 50}, 50},
+		{left, Budget{CarryOver: true, CarryMax: 70}, 65},
+		{left, Budget{Debt: true}, 0},
+		{debt, Budget{CarryOver: true}, 0},
+		{debt, Budget{CarryOver: true, CarryMax: 9}, 0},
+		{debt, Budget{Debt: true}, -7},
 		{even, Budget{Debt: true, CarryOver: true}, 0},
 	} {
 		if got := c.w.carryOf(&c.b); got != c.want {
@@ -253,8 +378,17 @@ func TestOver(t *testing.T) {
 
 func TestChecksSeeWhatIsWrong(t *testing.T) {
 	for _, w := range []Window{
-		{Base: -1}, {ToppedUp: -1}, {Committed: -1}, {Base: 9, Spent: -1}, {Base: 9, Held: -1}, {Base: 9, Suspense: -1}, {Overrun: -1}, {Unheld: -1},
-		{Base: MaxLimit + 1}, {Base: 10, Spent: 5, Held: 4, Suspense: 2}, {Base: 10, Spent: 5, Held: 7, Committed: 11},
+		{Base: -1},
+		{ToppedUp: -1},
+		{Committed: -1},
+		{Base: 9, Spent: -1},
+		{Base: 9, Held: -1},
+		{Base: 9, Suspense: -1},
+		{Overrun: -1},
+		{Unheld: -1},
+		{Base: MaxLimit + 1},
+		{Base: 10, Spent: 5, Held: 4, Suspense: 2},
+		{Base: 10, Spent: 5, Held: 7, Committed: 11},
 	} {
 		if w.Check() == nil {
 			t.Errorf("%+v was found in order", w)

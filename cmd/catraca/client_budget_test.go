@@ -255,8 +255,11 @@ func TestForecastAndAttemptsInWords(t *testing.T) {
 		t.Error(text)
 	}
 	a := dashboard.BudgetAlert{Attempts: []budget.Attempt{
-		{Channel: "webhook", Try: 1, Error: "503"}, {Channel: "email", Try: 1, Error: "refused"}, {Channel: "webhook", Try: 2, Done: true, Status: 204},
-		{Channel: "email", Try: 2, Error: "refused"}, {Channel: "default_email", Try: 7, Error: "refused", Done: true},
+		{Channel: "webhook", Try: 1, Error: "503"},
+		{Channel: "email", Try: 1, Error: "refused"},
+		{Channel: "webhook", Try: 2, Done: true, Status: 204},
+		{Channel: "email", Try: 2, Error: "refused"},
+		{Channel: "default_email", Try: 7, Error: "refused", Done: true},
 	}}
 	if text := told(&a); text != "webhook, email: try 2 failed, default_email: given up after 7" {
 		t.Error(text)

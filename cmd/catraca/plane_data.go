@@ -178,6 +178,7 @@ func (d *dataPlane) background() []part {
 		d.keys.Run,
 		func(ctx context.Context) error { return d.follower.Run(ctx, d.keys) },
 		closeIdle(d.routes),
+		tuneCollector,
 	}
 }
 

@@ -316,10 +316,17 @@ func TestMailThatFails(t *testing.T) {
 
 func TestMailSettingsThatAreRefused(t *testing.T) {
 	for _, o := range []MailOptions{
-		{URL: "", From: "a@b.example"}, {URL: "mail.example:587", From: "a@b.example"}, {URL: "http://mail.example", From: "a@b.example"},
-		{URL: "smtp://u:" + canary + "%zz@mail.example", From: "a@b.example"}, {URL: "smtp://u:" + canary + "/@mail.example", From: "a@b.example"},
-		{URL: "smtp://u:" + canary + "@mail.example?tls=off", From: "a@b.example"}, {URL: "smtps://mail.example?tls=off", From: "a@b.example"}, {URL: "smtp://mail.example?tls=maybe", From: "a@b.example"},
-		{URL: "smtp://mail.example", From: ""}, {URL: "smtp://mail.example", From: "nobody"}, {URL: "smtp://mail.example", From: "a@b.example\r\nBcc: c@d.example"},
+		{URL: "", From: "a@b.example"},
+		{URL: "mail.example:587", From: "a@b.example"},
+		{URL: "http://mail.example", From: "a@b.example"},
+		{URL: "smtp://u:" + canary + "%zz@mail.example", From: "a@b.example"},
+		{URL: "smtp://u:" + canary + "/@mail.example", From: "a@b.example"},
+		{URL: "smtp://u:" + canary + "@mail.example?tls=off", From: "a@b.example"},
+		{URL: "smtps://mail.example?tls=off", From: "a@b.example"},
+		{URL: "smtp://mail.example?tls=maybe", From: "a@b.example"},
+		{URL: "smtp://mail.example", From: ""},
+		{URL: "smtp://mail.example", From: "nobody"},
+		{URL: "smtp://mail.example", From: "a@b.example\r\nBcc: c@d.example"},
 		{URL: "smtp://mail.example", From: "a@b.example", Language: "fr"},
 	} {
 		if _, err := NewMailer(o); err == nil {

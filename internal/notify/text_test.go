@@ -74,11 +74,19 @@ func TestAmountsAsPeopleWriteThem(t *testing.T) {
 		amount int64
 		pt, en string
 	}{
-		{"tokens", 0, "0 tokens", "0 tokens"}, {"tokens", 999, "999 tokens", "999 tokens"}, {"tokens", 12345, "12.345 tokens", "12,345 tokens"},
-		{"tokens", 1234567890, "1.234.567.890 tokens", "1,234,567,890 tokens"}, {"tokens", -1234, "-1.234 tokens", "-1,234 tokens"},
-		{"brl", 0, "R$ 0,00", "R$0.00"}, {"brl", 1234*real + real*56/100, "R$ 1.234,56", "R$1,234.56"}, {"brl", real / 2, "R$ 0,50", "R$0.50"},
-		{"brl", 19_037_500_000, "R$ 0,0190", "R$0.0190"}, {"brl", 1, "R$ 0,0000", "R$0.0000"}, {"usd", 999_999*real + real*995/1000, "US$ 1.000.000,00", "US$1,000,000.00"},
-		{"usd", 1<<62 - 1, "US$ 4.611.686,02", "US$4,611,686.02"}, {"brl", -5 * real, "-R$ 5,00", "-R$5.00"},
+		{"tokens", 0, "0 tokens", "0 tokens"},
+		{"tokens", 999, "999 tokens", "999 tokens"},
+		{"tokens", 12345, "12.345 tokens", "12,345 tokens"},
+		{"tokens", 1234567890, "1.234.567.890 tokens", "1,234,567,890 tokens"},
+		{"tokens", -1234, "-1.234 tokens", "-1,234 tokens"},
+		{"brl", 0, "R$ 0,00", "R$0.00"},
+		{"brl", 1234*real + real*56/100, "R$ 1.234,56", "R$1,234.56"},
+		{"brl", real / 2, "R$ 0,50", "R$0.50"},
+		{"brl", 19_037_500_000, "R$ 0,0190", "R$0.0190"},
+		{"brl", 1, "R$ 0,0000", "R$0.0000"},
+		{"usd", 999_999*real + real*995/1000, "US$ 1.000.000,00", "US$1,000,000.00"},
+		{"usd", 1<<62 - 1, "US$ 4.611.686,02", "US$4,611,686.02"},
+		{"brl", -5 * real, "-R$ 5,00", "-R$5.00"},
 	} {
 		if pt, en := portuguese().amount(c.unit, c.amount), english().amount(c.unit, c.amount); pt != c.pt || en != c.en {
 			t.Errorf("%d %s: %q, %q; want %q, %q", c.amount, c.unit, pt, en, c.pt, c.en)

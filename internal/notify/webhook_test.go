@@ -101,8 +101,14 @@ func TestSignatureIsTheSpecifications(t *testing.T) {
 
 func TestSecretsThatAreRefused(t *testing.T) {
 	for _, secrets := range [][]string{
-		nil, {""}, {"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}, {"whsec_short"}, {"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23))},
-		{"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 65))}, {testSecret, "whsec_" + canary + "!"}, {testSecret, ""},
+		nil,
+		{""},
+		{"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+		{"whsec_short"},
+		{"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 23))},
+		{"whsec_" + base64.StdEncoding.EncodeToString(make([]byte, 65))},
+		{testSecret, "whsec_" + canary + "!"},
+		{testSecret, ""},
 	} {
 		_, err := NewSigner(secrets)
 		if err == nil {
@@ -192,8 +198,12 @@ func TestNumbers(t *testing.T) {
 		amount int64
 		want   string
 	}{
-		{"tokens", 12345, "12345"}, {"brl", 0, "0"}, {"brl", 1, "0.000000000001"}, {"usd", 1_500_000_000_000, "1.5"},
-		{"usd", -37_500, "-0.0000000375"}, {"brl", 1<<62 - 1, "4611686.018427387903"},
+		{"tokens", 12345, "12345"},
+		{"brl", 0, "0"},
+		{"brl", 1, "0.000000000001"},
+		{"usd", 1_500_000_000_000, "1.5"},
+		{"usd", -37_500, "-0.0000000375"},
+		{"brl", 1<<62 - 1, "4611686.018427387903"},
 	} {
 		if got := number(c.unit, c.amount); got != c.want {
 			t.Errorf("%d %s is %s, want %s", c.amount, c.unit, got, c.want)
@@ -245,16 +255,46 @@ func TestAddressesThatAreReached(t *testing.T) {
 
 func TestCheckURL(t *testing.T) {
 	for _, c := range []struct{ address, want string }{
-		{"https://hooks.example.com/catraca?token=1", ""}, {"https://hooks.example.com:443/", ""}, {"https://8.8.8.8/x", ""}, {"https://xn--so-fka.example/", ""},
-		{"https://[2606:4700::1]/", ""}, {"HTTPS://Example.COM./", ""},
-		{"", "must begin with https://"}, {"hooks.example.com", "must begin with https://"}, {"ftp://example.com/", "must begin with https://"},
-		{"http://example.com/", "http is not allowed"}, {"https:///path", "no host"}, {"https://user:pw@example.com/", "user or a password"}, {"https://user@example.com/", "user or a password"},
-		{"https://example.com/#f", "fragment"}, {"https://example.com:8443/", "port 8443"}, {"https://example.com:80/", "port 80"}, {"https://example.com:99999999/", "port"},
-		{"https://127.0.0.1/", "not public"}, {"https://[::1]/", "not public"}, {"https://[::ffff:10.0.0.1]/", "not public"}, {"https://169.254.169.254/latest/meta-data", "not public"},
-		{"https://localhost/", "not public"}, {"https://a.localhost/", "not public"}, {"https://2130706433/", "neither a name nor an address"}, {"https://0x7f.1/", "neither"}, {"https://0x7f000001/", "neither"},
-		{"https://017700000001/", "neither"}, {"https://127.1/", "neither"}, {"https://1.2.3.4.5/", "neither"}, {"https://são.example/", "xn--"}, {"https://ⓛocalhost/", "xn--"},
-		{"https://a..b/", "not a name"}, {"https://.example/", "not a name"}, {"https://exa mple.com/", "not a URL"}, {" https://example.com/", "not a URL"}, {"https://example.com/\r\nX: y", "not a URL"},
-		{"https://example.com/" + strings.Repeat("x", 2048), "at most 2048"}, {"https://example.com:https/", "not a URL"}, {"https://[fe80::1%25eth0]/", "not public"}, {"https://./", "not a name"},
+		{"https://hooks.example.com/catraca?token=1", ""},
+		{"https://hooks.example.com:443/", ""},
+		{"https://8.8.8.8/x", ""},
+		{"https://xn--so-fka.example/", ""},
+		{"https://[2606:4700::1]/", ""},
+		{"HTTPS://Example.COM./", ""},
+		{"", "must begin with https://"},
+		{"hooks.example.com", "must begin with https://"},
+		{"ftp://example.com/", "must begin with https://"},
+		{"http://example.com/", "http is not allowed"},
+		{"https:///path", "no host"},
+		{"https://user:pw@example.com/", "user or a password"},
+		{"https://user@example.com/", "user or a password"},
+		{"https://example.com/#f", "fragment"},
+		{"https://example.com:8443/", "port 8443"},
+		{"https://example.com:80/", "port 80"},
+		{"https://example.com:99999999/", "port"},
+		{"https://127.0.0.1/", "not public"},
+		{"https://[::1]/", "not public"},
+		{"https://[::ffff:10.0.0.1]/", "not public"},
+		{"https://169.254.169.254/latest/meta-data", "not public"},
+		{"https://localhost/", "not public"},
+		{"https://a.localhost/", "not public"},
+		{"https://2130706433/", "neither a name nor an address"},
+		{"https://0x7f.1/", "neither"},
+		{"https://0x7f000001/", "neither"},
+		{"https://017700000001/", "neither"},
+		{"https://127.1/", "neither"},
+		{"https://1.2.3.4.5/", "neither"},
+		{"https://são.example/", "xn--"},
+		{"https://ⓛocalhost/", "xn--"},
+		{"https://a..b/", "not a name"},
+		{"https://.example/", "not a name"},
+		{"https://exa mple.com/", "not a URL"},
+		{" https://example.com/", "not a URL"},
+		{"https://example.com/\r\nX: y", "not a URL"},
+		{"https://example.com/" + strings.Repeat("x", 2048), "at most 2048"},
+		{"https://example.com:https/", "not a URL"},
+		{"https://[fe80::1%25eth0]/", "not public"},
+		{"https://./", "not a name"},
 	} {
 		err := (&Rules{}).CheckURL(c.address)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

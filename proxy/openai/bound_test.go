@@ -400,8 +400,18 @@ func TestPricedFields(t *testing.T) {
 			on   bool
 			name string
 		}{
-			{r.ServiceTier != "", "tier=" + r.ServiceTier}, {r.DearTier(), "dear"}, {r.WebSearch, "search"}, {r.HostedTools, "hosted"}, {r.Background, "background"},
-			{r.LongCache, "long"}, {r.AudioOut, "audio"}, {r.ImageOut, "image"}, {r.WantsJSON, "json"}, {r.Options, "options"}, {r.Routed, "routed"}, {r.Hidden, "hidden"},
+			{r.ServiceTier != "", "tier=" + r.ServiceTier},
+			{r.DearTier(), "dear"},
+			{r.WebSearch, "search"},
+			{r.HostedTools, "hosted"},
+			{r.Background, "background"},
+			{r.LongCache, "long"},
+			{r.AudioOut, "audio"},
+			{r.ImageOut, "image"},
+			{r.WantsJSON, "json"},
+			{r.Options, "options"},
+			{r.Routed, "routed"},
+			{r.Hidden, "hidden"},
 		} {
 			if f.on {
 				s += " " + f.name

@@ -15,9 +15,15 @@ func TestOutputField(t *testing.T) {
 		gateway  bool
 		want     string
 	}{
-		{Chat, "openai", false, "max_completion_tokens"}, {Chat, "openai", true, "max_tokens"}, {Chat, "groq", false, "max_tokens"},
-		{Chat, "anthropic", false, "max_tokens"}, {Chat, "google", false, "max_tokens"}, {Completions, "openai", false, "max_tokens"},
-		{Responses, "openai", false, "max_output_tokens"}, {Embeddings, "openai", false, ""}, {Speech, "openai", true, ""},
+		{Chat, "openai", false, "max_completion_tokens"},
+		{Chat, "openai", true, "max_tokens"},
+		{Chat, "groq", false, "max_tokens"},
+		{Chat, "anthropic", false, "max_tokens"},
+		{Chat, "google", false, "max_tokens"},
+		{Completions, "openai", false, "max_tokens"},
+		{Responses, "openai", false, "max_output_tokens"},
+		{Embeddings, "openai", false, ""},
+		{Speech, "openai", true, ""},
 	} {
 		if got := OutputField(c.kind, c.provider, c.gateway); got != c.want {
 			t.Errorf("%v %s %v: %q, want %q", c.kind, c.provider, c.gateway, got, c.want)
