@@ -49,7 +49,7 @@ var plantedDefects = []struct{ name, file, old, new, why string }{
 	{"doubt dropped", "window.go", "\t\tdoubted = min(hold-within, most-within)\n", "\t\tdoubted = 0\n", "what a call that was cut short used is lent again"},
 	{"doubt kept for ever", "settle.go", "\t\ts.dropped = append(s.dropped, ds[at])\n", "\t\t_ = ds[at]\n", "the doubts no longer add up to what is in suspense"},
 	{"credited in spite of doubt", "hold.go", "\t\tif doubt || c.Unpriced", "\t\tif c.Unpriced", "a proxy spends what the ledger keeps in suspense"},
-	{"recall ignored", "purse_reply.go", "\t\tcase w.Exact && w.Recall > s.recall:\n", "\t\tcase w.Exact && w.Recall > s.recall+100:\n", "idle slices stay where they are, and the last of a limit cannot be spent"},
+	{"recall ignored", "purse_reply.go", "\t\tcase w.Exact && w.Recall > s.recall:\n\t\t\ts.recall = w.Recall\n\t\t\tp.back[s] = true\n\t\t\tfallthrough\n\t\tcase w.Exact:\n", "\t\tcase w.Exact && w.Recall > 1<<40:\n", "idle slices stay where they are, and the last of a limit cannot be spent"},
 	{"late settlement passes the lease by", "settle.go", "\t\tif w == nil || booked[w.BudgetID] {\n", "\t\tif w == nil || booked[w.BudgetID] || w.over(s.now) {\n", "a call that ended after its window is charged, and what it held is held for ever"},
 	{"settled into the first window only", "settle.go", "\tif !c.Correction {\n\t\treturn c.Holds\n", "\tif !c.Correction {\n\t\treturn c.Holds[:min(len(c.Holds), 1)]\n", "the other windows hold it for ever"},
 	{"more than is free", "window.go", "\t\treturn min(free, need)\n", "\t\treturn need\n", "what is spoken for is lent again"},

@@ -330,6 +330,7 @@ func (p *Purse) wants(needs map[*slot]*slotNeed, now time.Duration) []Want {
 		if e := s.effort.Load(); e != nil && !s.is(slotExact|slotRetired) {
 			e.measure(s, now)
 			_, _, w.More = e.marks()
+			w.More = max(w.More, n.least) // of a window that was not used lately nothing is known but that a call waits: one like it may follow
 		}
 		list = append(list, w)
 		delete(p.want, s)
@@ -362,6 +363,7 @@ func (p *Purse) returns(needs map[*slot]*slotNeed) []Return {
 	}
 	slots := slices.SortedFunc(maps.Keys(p.back), func(x, y *slot) int { return cmp.Compare(x.id, y.id) })
 	var list []Return
+	var kept []*slot
 	for _, s := range slots {
 		if len(list) == mostReturns {
 			break
@@ -377,6 +379,9 @@ func (p *Purse) returns(needs map[*slot]*slotNeed) []Return {
 			keep = max(keep, target)
 		}
 		amount := s.takeBeyond(keep)
+		if keep > 0 && s.avail.Load() > 0 && s.is(slotExact|slotRetired) {
+			kept = append(kept, s) // for calls that may be refused in the end, and nothing else would have it looked at again
+		}
 		if amount == 0 {
 			continue
 		}
@@ -385,6 +390,9 @@ func (p *Purse) returns(needs map[*slot]*slotNeed) []Return {
 		}
 		list = append(list, Return{s.id, amount})
 		p.sent[s.id] = s
+	}
+	for _, s := range kept {
+		p.back[s] = true
 	}
 	return list
 }

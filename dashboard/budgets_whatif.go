@@ -111,7 +111,9 @@ func (s *server) triedBudget(ctx context.Context, in *WhatIf) (budget.Budget, er
 	})
 	b.StartsAt, b.DeletedAt = in.From.UTC(), in.To.UTC()
 	if in.To.IsZero() {
-		b.DeletedAt, _ = budget.Span(b.Period, b.BillingDay, zoneOf(b.TimeZone), form.now)
+		if b.DeletedAt, _ = budget.Span(b.Period, b.BillingDay, zoneOf(b.TimeZone), form.now); b.DeletedAt.Before(b.StartsAt) {
+			b.DeletedAt = form.now.UTC() // it is asked of the running period
+		}
 	}
 	if in.From.IsZero() {
 		b.StartsAt = lastPeriods(&b)

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"fmt"
+
 	"math"
 	"strconv"
 
@@ -177,7 +179,7 @@ func (c *call) consider(k *candidate, output int64) error {
 	s, b := &c.stake, k.bound
 	b.Output, b.AudioOutput = output, min(b.AudioOutput, output)
 	if b.Open.Tokens() || s.countsMoney && b.Open.Money() {
-		return c.unbounded(openText(b.Open))
+		return c.unbounded(openText(b.Open, c.req.Unknown()))
 	}
 	s.output = max(s.output, output)
 	s.worst.Tokens = max(s.worst.Tokens, b.Tokens())
@@ -207,7 +209,7 @@ func (c *call) consider(k *candidate, output int64) error {
 func knownTier(name string) bool { return name == "priority" || name == "scale" }
 
 // openText says what a client can do about a bound that is open.
-func openText(o openai.Open) string {
+func openText(o openai.Open, unknown string) string {
 	switch {
 	case o&openai.OpenTools != 0:
 		return "the provider charges for each use of the tools that it runs: leave out hosted tools and web_search_options"
@@ -218,7 +220,7 @@ func openText(o openai.Open) string {
 	case o&openai.OpenAudio != 0:
 		return "how long the audio plays cannot be read from the file: send WAV, MP3, Ogg, MP4 or FLAC"
 	}
-	return "it has a member that is not known here and may cost money: leave it out"
+	return fmt.Sprintf("its member %.64q is not known here and may cost money: leave it out", unknown)
 }
 
 func (c *call) unbounded(why string) error {

@@ -37,7 +37,7 @@ SELECT c.id, coalesce(nullif(s.name, ''), to_jsonb(c) ->> 'name', ''), coalesce(
        coalesce(s.on_client_gone, '` + string(CancelGone) + `'),
        coalesce(CASE WHEN to_jsonb(c) ->> 'created_at' ~ '^\d{4}-\d\d-\d\d[ T]\d\d:' THEN (to_jsonb(c) ->> 'created_at')::timestamptz END,
                 s.created_at, 'epoch'), s.updated_at, s.phone_key,
-       EXISTS (SELECT FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL))
+       EXISTS (SELECT FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL) AND (b.pause_at_limit OR b.paused))
        OR EXISTS (SELECT FROM budget_policies y WHERE y.client_id = c.id)
   FROM clients c LEFT JOIN client_settings s ON s.client_id = c.id
  WHERE s.deleted_at IS NULL`

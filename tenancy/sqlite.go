@@ -31,7 +31,7 @@ SELECT c.id, coalesce(nullif(s.name, ''), c.name), coalesce(s.paused, 0), coales
        coalesce(c.use_ai_gateway, 0), coalesce(s.allowed_models, '[]'), coalesce(s.default_model, ''),
        coalesce(s.unknown_models, ''), coalesce(s.time_zone, '` + DefaultTimeZone + `'), coalesce(s.raw_phones, 0),
        coalesce(s.on_client_gone, '` + string(CancelGone) + `'), c.created_at, s.updated_at, s.phone_key,
-       EXISTS (SELECT 1 FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL))
+       EXISTS (SELECT 1 FROM client_budgets b WHERE b.deleted_at IS NULL AND (b.client_id = c.id OR b.client_id IS NULL) AND (b.pause_at_limit OR b.paused))
        OR EXISTS (SELECT 1 FROM budget_policies y WHERE y.client_id = c.id)`
 
 const liteFrom = `

@@ -100,7 +100,7 @@ type Principal struct {
 	TimeZone      *time.Location
 	ExpiresAt     time.Time // of the key; zero: never
 	ReadOn        bool      // when the client has gone: ReadOnGone
-	Budgets       bool      // there are budgets, of the client or over all, or a policy for them: a call must be held for
+	Budgets       bool      // a budget may refuse a call, of the client or over all, or a policy may: alert-only budgets need nothing of a proxy
 
 	allowed   map[string]struct{} // nil: all
 	rawPhones bool

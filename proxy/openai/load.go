@@ -193,3 +193,6 @@ func hidesLetter(key []byte) bool {
 		key = key[i+6:]
 	}
 }
+
+// Unknown is the name of a top-level member that is not known here; empty where there is none. It points into the body.
+func (r *Request) Unknown() string { return r.load.unknown }
