@@ -433,7 +433,8 @@ func (c *simControl) learns() bool { return !c.memory.at.epoch.Learning.IsZero()
 func (c *simControl) stuck(row *simRow) (sum int64) {
 	for _, l := range c.lives {
 		if lease := row.leases[l.incarnation]; l.gone && !lease.Lost {
-			sum += l.unsettled[row.ID]
+			// Below zero it is of an incarnation whose grant was forgotten, and found again by the event: that frees nothing.
+			sum += max(0, l.unsettled[row.ID])
 		}
 	}
 	return sum
