@@ -247,8 +247,6 @@ func BenchmarkEventDecode(b *testing.B) {
 	}
 }
 
-func sameEvent(a, b Event) bool { return reflect.DeepEqual(a, b) }
-
 // What no budget concerns is written as older releases know it, and what does concern one is not.
 func TestEventVersions(t *testing.T) {
 	plain, held, doubted := usualEvent(1), usualEvent(1), usualEvent(1)

@@ -3,6 +3,7 @@ package metering
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 )
 
@@ -176,3 +177,5 @@ func simCrash(e Event) Event {
 	simPrice(&e)
 	return e
 }
+
+func sameEvent(a, b Event) bool { return reflect.DeepEqual(a, b) }

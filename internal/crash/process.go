@@ -170,14 +170,25 @@ func (p *process) stop() {
 	}
 }
 
-// freeAddr is an address that nobody listens on.
+// given are the addresses that scenarios of this run have: several run at once, and one's proxy must not find another's
+// at its address.
+var given sync.Map
+
+// freeAddr is an address that nobody listens on and nobody of this run was given before.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		addr := l.Addr().String()
+		if err := l.Close(); err != nil {
+			return "", err
+		}
+		if _, again := given.LoadOrStore(addr, true); !again {
+			return addr, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // pause stops the process where it is, with its connections open; resume lets it go on.
