@@ -327,10 +327,13 @@ func (p *Purse) wants(needs map[*slot]*slotNeed, now time.Duration) []Want {
 			continue
 		}
 		w := Want{Window: s.id, Least: max(n.least-avail, 1), Need: n.sum - avail}
-		if e := s.effort.Load(); e != nil && !s.is(slotExact|slotRetired) {
-			e.measure(s, now)
-			_, _, w.More = e.marks()
-			w.More = max(w.More, n.least) // of a window that was not used lately nothing is known but that a call waits: one like it may follow
+		if !s.is(slotExact | slotRetired) {
+			w.More = n.least // of one that was not used lately nothing is known but that a call waits: one like it may follow
+			if e := s.effort.Load(); e != nil {
+				e.measure(s, now)
+				_, _, target := e.marks()
+				w.More = max(w.More, target)
+			}
 		}
 		list = append(list, w)
 		delete(p.want, s)

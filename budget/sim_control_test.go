@@ -414,10 +414,11 @@ func (c *simControl) topUp(b *simBudget, amount int64) {
 // tidy is what control planes do every now and then.
 func (c *simControl) tidy() { c.authorities[1].Tidy(context.Background()) }
 
-// suspendLost has people say which volumes are destroyed.
+// suspendLost has people say which volumes are destroyed. At the end they look again: a message of one that was on its way
+// all the time makes it alive once more.
 func (c *simControl) suspendLost() {
 	for _, l := range c.lives {
-		if l.dead && !l.suspended && (l.destroyed || l.gone && c.s.calm) {
+		if l.dead && (!l.suspended || c.s.calm) && (l.destroyed || l.gone && c.s.calm) {
 			err := c.authorities[0].Suspend(context.Background(), l.incarnation, "its volume is gone")
 			l.suspended = err == nil
 			c.s.tracef("%s is suspended: %v", l.name, err)

@@ -18,7 +18,8 @@ type Store interface {
 	CreateBudget(ctx context.Context, b Budget) (Budget, error) // a zero ID is given one; ErrExists
 	// UpdateBudget writes all that may change. With the UpdatedAt that was read it is refused (ErrConflict) where somebody
 	// else wrote since; with a zero one it is not. A change of the limit, of PauseAtLimit or of thresholds is in the open
-	// window at once, under a new limit version; Books.Update's rules do that (Window.Amend).
+	// window at once (Window.Amend). Another limit is another limit version, for which all thresholds are alerted anew; a
+	// threshold that is added below one that was alerted already waits for the next window.
 	UpdateBudget(ctx context.Context, b Budget) (Budget, error)
 	DeleteBudget(ctx context.Context, id uuid.UUID) error
 

@@ -12,8 +12,8 @@ import (
 // would take as much again for garbage before it collects. So from a certain size on it is given a fixed room for garbage
 // instead, and collects a little more often. Whoever sets GOGC or GOMEMLIMIT decides alone.
 const (
-	garbageRoom   = 32 << 20 // bytes
-	leastPercent  = 25       // of what lives: below it, collecting would be most of the work
+	garbageRoom   = 20 << 20 // bytes
+	leastPercent  = 20       // of what lives: below it, collecting would be most of the work
 	mostPercent   = 100      // Go's own
 	collectorLook = 5 * time.Second
 	liveHeap      = "/gc/heap/live:bytes"
