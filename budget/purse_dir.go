@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -121,4 +122,11 @@ func (p *Purse) forget(incarnation uint64) {
 	if err := os.Remove(p.leasePath(incarnation)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.log.Warn("The file of a run whose leases were closed cannot be removed; it will be closed again after the next start", "incarnation", incarnation, "error", err)
 	}
+}
+
+// Earlier lists the incarnations of before, on this volume, that had leases and are not closed yet.
+func (p *Purse) Earlier() []uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.earlier))
 }

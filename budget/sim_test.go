@@ -44,6 +44,7 @@ func TestBudgetSimulation(t *testing.T) {
 	var next atomic.Uint64
 	next.Store(*simFirst - 1)
 	var total simStats
+	done := 0
 	var mu sync.Mutex
 	var stories sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
@@ -57,6 +58,9 @@ func TestBudgetSimulation(t *testing.T) {
 				}
 				mu.Lock()
 				total.add(&stats)
+				if done++; done%10_000 == 0 {
+					t.Logf("%d seeds so far", done)
+				}
 				mu.Unlock()
 			}
 		})

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-
 	"math"
 	"strconv"
 

@@ -112,18 +112,13 @@ func (r *Request) previous(i int) (end int, err *Error) {
 
 // models reads an array of model names.
 func (r *Request) models(i int, param string) (int, *Error) {
-	b := r.Body
 	if r.null(i) {
 		return i + len("null"), nil
 	}
-	if b[i] != '[' {
+	if r.Body[i] != '[' {
 		return 0, r.wrong(i, param, param+" must be an array of model names.")
 	}
-	i = skipSpace(b, i+1)
-	if i < len(b) && b[i] == ']' {
-		return i + 1, nil
-	}
-	for i < len(b) {
+	return r.elements(i, func(r *Request, i int) (int, *Error) {
 		name, end, err := r.nameValue(i, param)
 		if err != nil {
 			return 0, err
@@ -132,19 +127,8 @@ func (r *Request) models(i int, param string) (int, *Error) {
 			return 0, invalid(param, param+" may name at most "+strconv.Itoa(maxFallbacks)+" models.")
 		}
 		r.Fallbacks = append(r.Fallbacks, name)
-		if i = skipSpace(b, end); i == len(b) {
-			break
-		}
-		switch b[i] {
-		case ']':
-			return i + 1, nil
-		case ',':
-			i = skipSpace(b, i+1)
-		default:
-			return 0, syntax(i, "expected a comma or ] here")
-		}
-	}
-	return 0, syntax(len(b), "the body ends inside an array")
+		return end, nil
+	})
 }
 
 // input reads the value of the key "input": a text, or anything else.
