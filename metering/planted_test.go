@@ -17,7 +17,7 @@ func TestPlantedDefects(t *testing.T) {
 		planted = append(planted, defect.Planted{Name: p.name, File: p.file, Old: p.old, New: p.new, Why: p.why})
 	}
 	defect.Check(t, ".", defect.Options{
-		Run: "^TestSimulation$", Args: []string{"-seeds", "400"},
+		Run: "^TestSimulation$", Args: []string{"-seeds", "1200"},
 		Without: []string{"audit*_test.go", "c*_test.go", "d*_test.go", "e*_test.go", "f*_test.go", "h*_test.go", "l*_test.go", "p*_test.go", "r*_test.go", "sp*_test.go", "sq*_test.go", "st*_test.go", "u*_test.go"},
 	}, planted)
 }
